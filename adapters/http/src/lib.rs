@@ -1,0 +1,1 @@
+//! The HTTP API: OpenAPI document, Swagger UI, problem details, server-sent events.

@@ -1,0 +1,1 @@
+//! Text generation: simulated, and any OpenAI-compatible server.

@@ -1,0 +1,33 @@
+//! What the use cases ask of the outside world.
+//!
+//! Ports are few, verb-shaped, object-safe and batch-shaped: one call carries a whole change, and no transaction
+//! crosses one. The store is one thing seen from three sides: clients ([`TaskStore`]), workers ([`WorkStore`]) and
+//! the upkeep that every process does ([`UpkeepStore`]). `tests/contract` holds every store to the promises that are
+//! written here.
+
+mod generate;
+mod order;
+mod signals;
+mod store;
+
+pub use generate::{Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator, Usage};
+pub use order::{Order, Popped, Waiting};
+pub use signals::{Signal, SignalStream, Signals};
+pub use store::{
+    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan, Overdue,
+    ProgressRecord, QueueCounts, Settlement, Store, StoreError, TaskFilter, TaskStore, UpkeepStore, WorkStore,
+    WorkerProfile,
+};
+
+/// Chance, as an argument: uniform numbers in `[0, 1)`.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+pub trait Chance: Send + Sync {
+    /// The next number.
+    fn next(&self) -> f64;
+}
+
+#[cfg(any(test, feature = "mocks"))]
+pub use self::{
+    generate::MockTextGenerator, order::MockOrder, signals::MockSignals, store::MockTaskStore, store::MockUpkeepStore,
+    store::MockWorkStore,
+};

@@ -1,0 +1,325 @@
+//! The truth about tasks: PostgreSQL, SQLite or memory behind the same promises.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::{
+    Attempt, Change, Counters, Json, Limits, NewTask, Progress, QueueName, Status, Task, TaskId, TaskType, Tenant,
+    Timestamp, WorkerId, WorkerName,
+};
+
+use super::Waiting;
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached or does not answer in time; try again. Whether a write was applied is not known.
+    #[error("the task store is unavailable: {0}")]
+    Unavailable(String),
+    /// It holds something that this version cannot read; trying again does not help.
+    #[error("the task store holds data that cannot be read: {0}")]
+    Corrupt(String),
+}
+
+/// Every side of one store.
+pub trait Store: TaskStore + WorkStore + UpkeepStore {}
+impl<T: TaskStore + WorkStore + UpkeepStore> Store for T {}
+
+/// The clients' side.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[async_trait]
+pub trait TaskStore: Send + Sync {
+    /// Stores tasks, all or none, durably before it returns. Answers their ids in the order given; ids rise in that
+    /// order. A task whose start has come waits as PENDING, any other as SCHEDULED.
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<TaskId>, StoreError>;
+
+    /// The tenant's tasks with these ids, in the order given; unknown ids are left out.
+    async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError>;
+
+    /// The tenant's tasks that pass the filter, newest (highest id) first.
+    async fn list(&self, tenant: &Tenant, filter: &TaskFilter, page: ListPage) -> Result<Vec<Task>, StoreError>;
+
+    /// How many of the tenant's tasks stand where, by queue; only what is not zero, ordered by queue and status.
+    async fn counts(&self, tenant: &Tenant) -> Result<Vec<QueueCounts>, StoreError>;
+
+    /// The attempts of a task, oldest first, the running one included; `None` for an unknown id.
+    async fn attempts(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Vec<Attempt>>, StoreError>;
+
+    /// Cancels tasks that wait (they end as CANCELLED) and marks running ones for their worker. Answers one outcome
+    /// per id, in order. Decides by [`domain::decide`] with `Event::Cancel`.
+    async fn cancel(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<CancelOutcome>, StoreError>;
+
+    /// Removes tasks with their history, chunks and progress; running ones are left alone. One outcome per id.
+    async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError>;
+
+    /// The stored chunks of one task after `(attempt, seq)`, in order, at most `limit`. Every attempt's are kept.
+    async fn chunks_after(&self, id: TaskId, after: (u32, u64), limit: usize) -> Result<Vec<ChunkRecord>, StoreError>;
+
+    /// One round trip to the store, for health checks.
+    async fn ping(&self) -> Result<Health, StoreError>;
+}
+
+/// What a store says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Such as `postgresql` or `sqlite`.
+    pub kind: &'static str,
+    /// The store's clock.
+    pub now: Timestamp,
+}
+
+/// What [`TaskStore::list`] lets through; `None` or empty means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskFilter {
+    /// Any of these.
+    pub statuses: Vec<Status>,
+    /// Exactly this type.
+    pub task_type: Option<TaskType>,
+    /// Exactly this queue.
+    pub queue: Option<QueueName>,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListPage {
+    /// Only ids below this one.
+    pub before: Option<TaskId>,
+    /// At most this many; at least 1.
+    pub limit: usize,
+}
+
+/// A number of tasks in one queue and status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// Where.
+    pub queue: QueueName,
+    /// In which state.
+    pub status: Status,
+    /// How many; never 0.
+    pub count: u64,
+}
+
+/// What became of a cancellation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// It was waiting and has ended as CANCELLED.
+    Cancelled,
+    /// It runs; its worker will see the request.
+    Requested,
+    /// It had ended before, like this.
+    AlreadyEnded(Status),
+    /// There is no such task.
+    Unknown,
+}
+
+/// What became of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteOutcome {
+    /// It is gone.
+    Deleted,
+    /// It runs; cancel it first.
+    Processing,
+    /// There is no such task.
+    Unknown,
+}
+
+/// The workers' side. Every write of a running attempt is fenced by (task, attempt, worker): where the task is no
+/// longer held so, nothing changes and the caller is told.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[async_trait]
+pub trait WorkStore: Send + Sync {
+    /// Registers one start of a worker process and gives it a fresh id. The registration counts as a heartbeat.
+    async fn register(&self, profile: &WorkerProfile) -> Result<WorkerId, StoreError>;
+
+    /// Renews the lease of all that the worker holds. `false` when the worker has been declared dead: it must stop
+    /// its work and register anew.
+    async fn heartbeat(&self, worker: WorkerId) -> Result<bool, StoreError>;
+
+    /// Ends a registration after a drain. What the worker still holds is left to the upkeep.
+    async fn retire(&self, worker: WorkerId) -> Result<(), StoreError>;
+
+    /// Takes waiting tasks for a living worker, raising `attempt` of each; for a dead one, nothing.
+    /// [`Claim::Ids`]: those of these that are PENDING. [`Claim::Next`]: see there.
+    async fn claim(&self, worker: WorkerId, claim: &Claim) -> Result<Vec<ClaimedTask>, StoreError>;
+
+    /// Applies decisions about attempts that this worker holds; one answer per settlement, in order. A change that
+    /// ends the task keeps its outcome; any other puts it back among the waiting and keeps an attempt record. Sending
+    /// the same settlement again is answered [`Applied::Yes`] when the task's outcome, or that attempt's record, bears
+    /// this attempt and worker.
+    async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError>;
+
+    /// Keeps the last progress and new chunks of running attempts. What is not held any more is silently dropped.
+    async fn record(
+        &self,
+        worker: WorkerId,
+        progress: &[ProgressRecord],
+        chunks: &[ChunkRecord],
+    ) -> Result<(), StoreError>;
+
+    /// Those of the worker's tasks that somebody asked to stop.
+    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<(TaskId, u32)>, StoreError>;
+}
+
+/// A worker process as it introduces itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerProfile {
+    /// For people; need not be unique.
+    pub name: WorkerName,
+    /// What it serves; empty means every queue.
+    pub queues: Vec<QueueName>,
+    /// Its slots.
+    pub concurrency: usize,
+    /// How long it counts as alive after a heartbeat.
+    pub lease: Duration,
+}
+
+/// Which tasks a worker would like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// These, as the order handed them out.
+    Ids(Vec<TaskId>),
+    /// The first in order, at most `limit` in all and at most so many of each queue. Inside a queue: priority, then
+    /// id. Across queues: priority, then turn and turn about. Tasks that another claim has in hand are skipped.
+    Next {
+        /// Queues with the most that may be taken from each.
+        queues: Vec<(QueueName, usize)>,
+        /// The most in all.
+        limit: usize,
+    },
+}
+
+/// A task in a worker's hand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimedTask {
+    /// Its number.
+    pub id: TaskId,
+    /// Who owns it.
+    pub tenant: Tenant,
+    /// Which handler runs it.
+    pub task_type: TaskType,
+    /// Whose slot it takes.
+    pub queue: QueueName,
+    /// Its priority.
+    pub priority: domain::Priority,
+    /// What the handler gets.
+    pub input: Json,
+    /// Its budgets and time limits.
+    pub limits: Limits,
+    /// The counters, this attempt included.
+    pub counters: Counters,
+    /// When it was submitted.
+    pub created_at: Timestamp,
+    /// When this attempt started, by the store's clock.
+    pub started_at: Timestamp,
+}
+
+/// A decision about a running attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settlement {
+    /// Which task.
+    pub task: TaskId,
+    /// Which attempt: the fence.
+    pub attempt: u32,
+    /// What happens to it: [`Change::Finish`] or [`Change::Wait`]. The other changes end no attempt.
+    pub change: Change,
+    /// What the handler returned, or its partial output.
+    pub result: Option<Json>,
+    /// About the result; a JSON object.
+    pub details: Option<Json>,
+    /// Whether the decision knew of a cancellation. A [`Change::Wait`] that did not is refused where one was requested
+    /// meanwhile.
+    pub knew_of_cancel: bool,
+}
+
+/// What became of a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It holds.
+    Yes,
+    /// The attempt is no longer this worker's: nothing changed.
+    Stale,
+    /// A cancellation was requested meanwhile: decide again, knowing it.
+    CancelRequested,
+}
+
+/// The last progress of a running attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProgressRecord {
+    /// Which task.
+    pub task: TaskId,
+    /// Which attempt: the fence.
+    pub attempt: u32,
+    /// What it reported.
+    pub progress: Progress,
+}
+
+/// A piece of live output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkRecord {
+    /// Which task.
+    pub task: TaskId,
+    /// Which attempt: the fence. Text of two attempts is never spliced.
+    pub attempt: u32,
+    /// From 1, without gaps, inside an attempt.
+    pub seq: u64,
+    /// The text.
+    pub text: String,
+}
+
+/// What every process does now and then, so that nothing waits for one that died. All of it may run in any number of
+/// processes at once.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[async_trait]
+pub trait UpkeepStore: Send + Sync {
+    /// Turns due SCHEDULED tasks into PENDING ones, at most `limit`, and answers them for the order.
+    async fn promote(&self, limit: usize) -> Result<Vec<Waiting>, StoreError>;
+
+    /// How long until the next SCHEDULED task is due, zero when one is; `None` when none waits.
+    async fn next_due(&self) -> Result<Option<Duration>, StoreError>;
+
+    /// Ends waiting tasks whose `expires_at` has passed, at most `limit`; answers their ids.
+    async fn expire(&self, limit: usize) -> Result<Vec<TaskId>, StoreError>;
+
+    /// Workers whose lease has run out by the store's clock and who are not yet declared dead.
+    async fn overdue(&self) -> Result<Vec<Overdue>, StoreError>;
+
+    /// Declares a worker dead if it has not sent a heartbeat since `seen`; `false` if it has, or was dead before.
+    async fn bury(&self, seen: &Overdue) -> Result<bool, StoreError>;
+
+    /// Tasks still held by dead or retired workers, at most `limit`. Settle them as their worker would.
+    async fn orphans(&self, limit: usize) -> Result<Vec<Orphan>, StoreError>;
+
+    /// The first `limit` PENDING tasks of a queue in order (priority, then id), for rebuilding the order.
+    async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError>;
+
+    /// Queues in which something waits as PENDING.
+    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError>;
+}
+
+/// A worker that has been silent for too long.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Overdue {
+    /// Which.
+    pub worker: WorkerId,
+    /// What people call it.
+    pub name: WorkerName,
+    /// Its last heartbeat: whoever buries it must have seen just this one.
+    pub last_heartbeat: Timestamp,
+}
+
+/// A task whose worker is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    /// Which task.
+    pub id: TaskId,
+    /// Who held it; settle in its name.
+    pub worker: WorkerId,
+    /// Whether the worker retired in good order (its tasks are released) or died (they have crashed).
+    pub worker_retired: bool,
+    /// The counters; `attempt` is the fence.
+    pub counters: Counters,
+    /// Whether somebody asked to stop it.
+    pub cancel_requested: bool,
+    /// Its place in the order, for putting it back.
+    pub waiting: Waiting,
+}

@@ -1,0 +1,3 @@
+//! The whole product in one process.
+
+fn main() {}

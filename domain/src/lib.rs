@@ -1,0 +1,34 @@
+//! The rules of the task runner, and nothing else.
+//!
+//! **Architecture invariant:** this crate performs no IO and reads neither clock nor randomness. Time, chance and ids
+//! are arguments; decisions are returned as values, which a store applies where the expected state still holds.
+//!
+//! Start with [`state`]: one total function says what may happen to a task. [`task`] holds what is submitted and what
+//! is read back. The other modules are the rules those two lean on.
+
+pub mod capacity;
+pub mod failure;
+pub mod json;
+pub mod lease;
+pub mod name;
+pub mod priority;
+pub mod progress;
+pub mod retry;
+pub mod routing;
+pub mod state;
+pub mod task;
+
+pub use capacity::Slots;
+pub use failure::{ErrorClass, Failure};
+pub use json::Json;
+pub use lease::LeaseTerms;
+pub use name::{InvalidName, QueueName, TaskType, Tenant, WorkerName};
+pub use priority::Priority;
+pub use progress::Progress;
+pub use retry::{Backoff, RetryPolicy};
+pub use routing::{Route, Routes};
+pub use state::{AttemptOutcome, Change, Counters, End, Event, Refusal, State, decide};
+pub use task::{Attempt, Limits, NewTask, Start, Status, Task, TaskId, WorkerId};
+
+/// A moment in UTC. Values come from a store's clock; this crate never asks for "now".
+pub type Timestamp = chrono::DateTime<chrono::Utc>;
