@@ -53,12 +53,10 @@ impl Slots {
     /// sum may exceed [`Slots::free`], which bounds a claim as a whole.
     pub fn allowance(&self, queues: &[QueueName], others: usize) -> Vec<usize> {
         let own = own_slots(self.concurrency, queues.len() + others);
-        let unused_own = |queue: &QueueName| own.saturating_sub(self.running.get(queue).copied().unwrap_or(0));
+        let unused_own =
+            |queue: &QueueName| own.saturating_sub(self.running.get(queue).copied().unwrap_or(0));
         let kept_for_all = queues.iter().map(unused_own).sum::<usize>() + own * others;
-        queues
-            .iter()
-            .map(|queue| self.free().saturating_sub(kept_for_all - unused_own(queue)))
-            .collect()
+        queues.iter().map(|queue| self.free().saturating_sub(kept_for_all - unused_own(queue))).collect()
     }
 }
 

@@ -59,7 +59,8 @@ impl RetryPolicy {
         match self.backoff {
             Backoff::Fixed(wait) => wait,
             Backoff::Exponential { base, cap } => {
-                let doubled = base.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+                let doubled =
+                    base.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
                 doubled.min(cap).mul_f64(chance.clamp(0.0, 1.0))
             }
         }
@@ -91,8 +92,10 @@ mod tests {
 
     #[test]
     fn a_fixed_wait_is_fixed() {
-        let policy =
-            RetryPolicy { backoff: Backoff::Fixed(Duration::from_secs(60)), never: vec![ErrorClass::Panicked] };
+        let policy = RetryPolicy {
+            backoff: Backoff::Fixed(Duration::from_secs(60)),
+            never: vec![ErrorClass::Panicked],
+        };
         assert_eq!(policy.wait(&Failure::transient("x", "x"), 9, 0.9), Duration::from_secs(60));
         assert!(!policy.retries(ErrorClass::Panicked));
     }

@@ -16,7 +16,8 @@ impl Route {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '*' | '?');
         if pattern.is_empty() || pattern.len() > TaskType::MAX_LENGTH || !pattern.chars().all(allowed) {
             let value = pattern.chars().take(80).collect();
-            let rule = "1 to 128 letters, digits, '_', '-', '.', with '*' for any run and '?' for one character";
+            let rule =
+                "1 to 128 letters, digits, '_', '-', '.', with '*' for any run and '?' for one character";
             return Err(InvalidName { kind: "route pattern", value, rule });
         }
         Ok(Self { pattern, queue })

@@ -174,9 +174,11 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             Event::Cancel => Ok(finish(End::Cancelled, counters, None)),
             Event::Expire => Ok(finish(End::Expired, counters, Some(expired()))),
             Event::Retry => Err(Refusal::NotEnded),
-            Event::Succeed | Event::Fail { .. } | Event::Release | Event::LoseWorker | Event::StopCancelled => {
-                Err(Refusal::NotProcessing)
-            }
+            Event::Succeed
+            | Event::Fail { .. }
+            | Event::Release
+            | Event::LoseWorker
+            | Event::StopCancelled => Err(Refusal::NotProcessing),
         },
         State::Pending => match event {
             Event::Due => Err(Refusal::AlreadyPending),
@@ -184,20 +186,26 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             Event::Cancel => Ok(finish(End::Cancelled, counters, None)),
             Event::Expire => Ok(finish(End::Expired, counters, Some(expired()))),
             Event::Retry => Err(Refusal::NotEnded),
-            Event::Succeed | Event::Fail { .. } | Event::Release | Event::LoseWorker | Event::StopCancelled => {
-                Err(Refusal::NotProcessing)
-            }
+            Event::Succeed
+            | Event::Fail { .. }
+            | Event::Release
+            | Event::LoseWorker
+            | Event::StopCancelled => Err(Refusal::NotProcessing),
         },
         State::Processing { cancel_requested } => match event {
             Event::Due | Event::Claim | Event::Expire => Err(Refusal::Processing),
             Event::Retry => Err(Refusal::NotEnded),
             // The work is done and paid for: a cancellation that came too late does not throw it away.
             Event::Succeed => Ok(finish(End::Completed, counters, None)),
-            Event::Fail { failure, policy, limits, chance } => {
-                Ok(if cancel_requested { cancelled(counters) } else { fail(counters, failure, policy, limits, chance) })
-            }
+            Event::Fail { failure, policy, limits, chance } => Ok(if cancel_requested {
+                cancelled(counters)
+            } else {
+                fail(counters, failure, policy, limits, chance)
+            }),
             Event::Release => Ok(if cancel_requested { cancelled(counters) } else { release(counters) }),
-            Event::LoseWorker => Ok(if cancel_requested { cancelled(counters) } else { lose_worker(counters) }),
+            Event::LoseWorker => {
+                Ok(if cancel_requested { cancelled(counters) } else { lose_worker(counters) })
+            }
             Event::Cancel => Ok(Change::RequestCancel),
             Event::StopCancelled if cancel_requested => Ok(cancelled(counters)),
             Event::StopCancelled => Err(Refusal::CancelNotRequested),
@@ -269,7 +277,8 @@ fn lose_worker(counters: Counters) -> Change {
         );
         return finish(End::Failed, counters, Some(Failure::permanent("poison", message)));
     }
-    let error = Failure::transient("worker_lost", "the worker process died or lost its lease while it ran this task");
+    let error =
+        Failure::transient("worker_lost", "the worker process died or lost its lease while it ran this task");
     let outcome = AttemptOutcome::Crashed;
     Change::Wait { after: Duration::ZERO, counters, suspect: true, outcome, error: Some(error) }
 }

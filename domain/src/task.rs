@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    AttemptOutcome, End, Failure, Json, Priority, Progress, QueueName, State, TaskType, Tenant, Timestamp, WorkerName,
+    AttemptOutcome, End, Failure, Json, Priority, Progress, QueueName, State, TaskType, Tenant, Timestamp,
+    WorkerName,
 };
 
 /// A task's number: positive, rising with submission, never reused.

@@ -10,13 +10,15 @@ mod order;
 mod signals;
 mod store;
 
-pub use generate::{Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator, Usage};
+pub use generate::{
+    Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator, Usage,
+};
 pub use order::{Order, Popped, Waiting};
 pub use signals::{Signal, SignalStream, Signals};
 pub use store::{
-    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan, Overdue,
-    ProgressRecord, QueueCounts, Settlement, Store, StoreError, TaskFilter, TaskStore, UpkeepStore, WorkStore,
-    WorkerProfile,
+    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan,
+    Overdue, ProgressRecord, QueueCounts, Receipt, Settlement, Store, StoreError, TaskFilter, TaskStore,
+    UpkeepStore, WorkStore, WorkerProfile,
 };
 
 /// Chance, as an argument: uniform numbers in `[0, 1)`.
@@ -28,6 +30,6 @@ pub trait Chance: Send + Sync {
 
 #[cfg(any(test, feature = "mocks"))]
 pub use self::{
-    generate::MockTextGenerator, order::MockOrder, signals::MockSignals, store::MockTaskStore, store::MockUpkeepStore,
-    store::MockWorkStore,
+    generate::MockTextGenerator, order::MockOrder, signals::MockSignals, store::MockTaskStore,
+    store::MockUpkeepStore, store::MockWorkStore,
 };

@@ -35,7 +35,13 @@ pub trait Order: Send + Sync {
 
     /// Puts back the first tasks of a queue as the store has them, read after `mark` was taken. `complete` says that
     /// these are all that wait there.
-    async fn refill(&self, queue: &QueueName, mark: u64, tasks: &[Waiting], complete: bool) -> Result<(), StoreError>;
+    async fn refill(
+        &self,
+        queue: &QueueName,
+        mark: u64,
+        tasks: &[Waiting],
+        complete: bool,
+    ) -> Result<(), StoreError>;
 
     /// Queues that hold or held something.
     async fn queues(&self) -> Result<Vec<QueueName>, StoreError>;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Json, Limits, NewTask, Progress, QueueName, Status, Task, TaskId, TaskType, Tenant,
-    Timestamp, WorkerId, WorkerName,
+    Attempt, Change, Counters, Json, Limits, NewTask, Progress, QueueName, Status, Task, TaskId, TaskType,
+    Tenant, Timestamp, WorkerId, WorkerName,
 };
 
 use super::Waiting;
@@ -29,15 +29,20 @@ impl<T: TaskStore + WorkStore + UpkeepStore> Store for T {}
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[async_trait]
 pub trait TaskStore: Send + Sync {
-    /// Stores tasks, all or none, durably before it returns. Answers their ids in the order given; ids rise in that
-    /// order. A task whose start has come waits as PENDING, any other as SCHEDULED.
-    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<TaskId>, StoreError>;
+    /// Stores tasks, all or none, durably before it returns. Answers one receipt per task in the order given; ids rise
+    /// in that order. A task whose start has come waits as PENDING, any other as SCHEDULED.
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError>;
 
     /// The tenant's tasks with these ids, in the order given; unknown ids are left out.
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError>;
 
     /// The tenant's tasks that pass the filter, newest (highest id) first.
-    async fn list(&self, tenant: &Tenant, filter: &TaskFilter, page: ListPage) -> Result<Vec<Task>, StoreError>;
+    async fn list(
+        &self,
+        tenant: &Tenant,
+        filter: &TaskFilter,
+        page: ListPage,
+    ) -> Result<Vec<Task>, StoreError>;
 
     /// How many of the tenant's tasks stand where, by queue; only what is not zero, ordered by queue and status.
     async fn counts(&self, tenant: &Tenant) -> Result<Vec<QueueCounts>, StoreError>;
@@ -53,10 +58,26 @@ pub trait TaskStore: Send + Sync {
     async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError>;
 
     /// The stored chunks of one task after `(attempt, seq)`, in order, at most `limit`. Every attempt's are kept.
-    async fn chunks_after(&self, id: TaskId, after: (u32, u64), limit: usize) -> Result<Vec<ChunkRecord>, StoreError>;
+    async fn chunks_after(
+        &self,
+        id: TaskId,
+        after: (u32, u64),
+        limit: usize,
+    ) -> Result<Vec<ChunkRecord>, StoreError>;
 
     /// One round trip to the store, for health checks.
     async fn ping(&self) -> Result<Health, StoreError>;
+}
+
+/// A stored submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its number.
+    pub id: TaskId,
+    /// When it was stored, by the store's clock.
+    pub created_at: Timestamp,
+    /// What it waits for as SCHEDULED; `None` when it is PENDING.
+    pub run_at: Option<Timestamp>,
 }
 
 /// What a store says of itself.

@@ -100,7 +100,12 @@ fn the_failure_budget_ends_the_task() {
     let limits = Limits { max_attempts: 3, ..Limits::default() };
     for (failures, expected) in [(0, "wait"), (1, "wait"), (2, "failed"), (7, "failed")] {
         let counters = Counters { attempt: 9, failures, crashes: 2 };
-        let event = Event::Fail { failure: &fixture.transient, policy: &fixture.policy, limits: &limits, chance: 0.0 };
+        let event = Event::Fail {
+            failure: &fixture.transient,
+            policy: &fixture.policy,
+            limits: &limits,
+            chance: 0.0,
+        };
         let decision = decide(State::Processing { cancel_requested: false }, counters, event);
         assert_eq!(name(&decision), expected, "after {failures} failures");
     }
@@ -133,7 +138,9 @@ fn a_rate_limit_and_a_drain_cost_no_budget() {
         Event::Fail { failure: &limited, policy: &fixture.policy, limits: &fixture.limits, chance: 0.1 };
     for event in [fail, Event::Release] {
         match decide(State::Processing { cancel_requested: false }, before, event) {
-            Ok(Change::Wait { counters, outcome: AttemptOutcome::Released, .. }) => assert_eq!(counters, before),
+            Ok(Change::Wait { counters, outcome: AttemptOutcome::Released, .. }) => {
+                assert_eq!(counters, before)
+            }
             other => panic!("{other:?}"),
         }
     }
