@@ -1,1 +1,3 @@
 //! One suite of promises for every store.
+
+pub mod servers;
