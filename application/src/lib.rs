@@ -1,5 +1,17 @@
 //! What the task runner does, over ports: the use cases, the worker loop and the built-in task types.
 //!
 //! **Architecture invariant:** nothing here knows SQL, Redis or HTTP, and nothing reads the environment or a wall clock.
+//!
+//! Data flows one way: [`tasks::Tasks`] submits to the store and announces; the [`worker::Worker`] claims, runs a
+//! handler from the [`registry::Registry`], records and settles; readers come back through [`tasks::Tasks`].
+//! [`upkeep::Upkeep`] runs in every process and picks up what a dead one left behind.
 
+pub mod in_process;
+#[cfg(feature = "memory-store")]
+pub mod memory;
 pub mod ports;
+pub mod registry;
+pub mod task_types;
+pub mod tasks;
+pub mod upkeep;
+pub mod worker;

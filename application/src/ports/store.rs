@@ -11,7 +11,7 @@ use domain::{
 use super::Waiting;
 
 /// Why a store did not do what it was asked.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be reached or does not answer in time; try again. Whether a write was applied is not known.
     #[error("the task store is unavailable: {0}")]

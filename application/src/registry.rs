@@ -1,0 +1,240 @@
+//! Task types: what runs, under which name, with which defaults. One file adds one (see [`crate::task_types`]).
+
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+
+use domain::{Failure, Json, Limits, RetryPolicy, TaskType};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::worker::TaskContext;
+
+/// What a handler hands back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// The task's result: any JSON.
+    pub result: Json,
+    /// About the result, such as usage and finish reason: a JSON object.
+    pub details: Option<Json>,
+}
+
+impl Output {
+    /// A result without details.
+    pub fn of<T: Serialize + ?Sized>(result: &T) -> Result<Self, Failure> {
+        Ok(Self { result: to_json(result)?, details: None })
+    }
+
+    /// Adds details.
+    pub fn with_details<T: Serialize + ?Sized>(mut self, details: &T) -> Result<Self, Failure> {
+        self.details = Some(to_json(details)?);
+        Ok(self)
+    }
+}
+
+fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<Json, Failure> {
+    Json::from_value(value).map_err(|error| Failure::permanent("invalid_result", format!("the result {error}")))
+}
+
+type Run = dyn Fn(TaskContext, Json) -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> + Send + Sync;
+type Check = dyn Fn(&Json) -> Result<(), String> + Send + Sync;
+
+/// A task type: a name, a handler, and the defaults for tasks that do not say otherwise.
+#[derive(Clone)]
+pub struct TaskTypeSpec {
+    name: TaskType,
+    summary: &'static str,
+    example: &'static str,
+    limits: Limits,
+    retry: RetryPolicy,
+    check: Arc<Check>,
+    run: Arc<Run>,
+}
+
+impl std::fmt::Debug for TaskTypeSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TaskTypeSpec").field("name", &self.name).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl TaskTypeSpec {
+    /// A type whose handler is an async function. It must yield: what blocks belongs in [`TaskTypeSpec::blocking`].
+    ///
+    /// # Panics
+    /// When the name breaks the rules of [`TaskType`]: names are written in the program, not by its users.
+    pub fn new<I, H, F>(name: &str, summary: &'static str, handler: H) -> Self
+    where
+        I: DeserializeOwned + Send + 'static,
+        H: Fn(TaskContext, I) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Output, Failure>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let run = move |context, input: Json| -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move { handler(context, read_input::<I>(&input)?).await })
+        };
+        Self::build::<I>(name, summary, Arc::new(run))
+    }
+
+    /// A type whose handler blocks: it gets a thread of its own, so that neither heartbeats nor other tasks wait for
+    /// it. Such a thread cannot be aborted: after a time limit or a cancellation its result is thrown away, and the
+    /// handler should look at [`TaskContext::is_cancelled`] now and then.
+    ///
+    /// # Panics
+    /// As [`TaskTypeSpec::new`].
+    pub fn blocking<I, H>(name: &str, summary: &'static str, handler: H) -> Self
+    where
+        I: DeserializeOwned + Send + 'static,
+        H: Fn(TaskContext, I) -> Result<Output, Failure> + Send + Sync + 'static,
+    {
+        let handler = Arc::new(handler);
+        let run = move |context, input: Json| -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move {
+                let input = read_input::<I>(&input)?;
+                match tokio::task::spawn_blocking(move || handler(context, input)).await {
+                    Ok(outcome) => outcome,
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(error) => Err(Failure::transient("aborted", format!("the handler was aborted: {error}"))),
+                    },
+                }
+            })
+        };
+        Self::build::<I>(name, summary, Arc::new(run))
+    }
+
+    fn build<I: DeserializeOwned>(name: &str, summary: &'static str, run: Arc<Run>) -> Self {
+        let name = TaskType::new(name).unwrap_or_else(|error| panic!("{error}"));
+        let check = |input: &Json| input.to::<I>().map(drop).map_err(|error| describe(&error));
+        let (limits, retry) = (Limits::default(), RetryPolicy::default());
+        Self { name, summary, example: "{}", limits, retry, check: Arc::new(check), run }
+    }
+
+    /// An input that works, for documentation.
+    pub fn example(mut self, example: &'static str) -> Self {
+        self.example = example;
+        self
+    }
+
+    /// The limits of tasks that name none.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// When and whether failures are tried again.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// The name on the wire.
+    pub fn name(&self) -> &TaskType {
+        &self.name
+    }
+
+    /// One line about what it does.
+    pub fn summary(&self) -> &'static str {
+        self.summary
+    }
+
+    /// An input that works.
+    pub fn example_input(&self) -> &'static str {
+        self.example
+    }
+
+    /// The limits of tasks that name none.
+    pub fn default_limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// When and whether failures are tried again.
+    pub fn retry_policy(&self) -> &RetryPolicy {
+        &self.retry
+    }
+
+    /// Whether the handler could read this input; the error says what is wrong with it.
+    pub fn check_input(&self, input: &Json) -> Result<(), String> {
+        (self.check)(input)
+    }
+
+    /// Runs the handler.
+    pub fn run(
+        &self,
+        context: TaskContext,
+        input: Json,
+    ) -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
+        (self.run)(context, input)
+    }
+}
+
+fn read_input<I: DeserializeOwned>(input: &Json) -> Result<I, Failure> {
+    input.to().map_err(|error| Failure::permanent("invalid_input", format!("the input is not valid: {}", describe(&error))))
+}
+
+/// serde's message without its position, which means nothing to whoever sent the document around it.
+fn describe(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
+}
+
+/// Two task types under one name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("two task types are called {name}: {first:?} and {second:?}; rename one of them")]
+pub struct DuplicateTaskType {
+    /// The name they share.
+    pub name: TaskType,
+    /// The summary of the one that was registered first.
+    pub first: &'static str,
+    /// The summary of the other.
+    pub second: &'static str,
+}
+
+/// Every task type of a process, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    types: BTreeMap<TaskType, TaskTypeSpec>,
+}
+
+impl Registry {
+    /// A registry of these; refused when two share a name.
+    pub fn new(types: impl IntoIterator<Item = TaskTypeSpec>) -> Result<Self, DuplicateTaskType> {
+        let mut registry = Self::default();
+        for spec in types {
+            registry.add(spec)?;
+        }
+        Ok(registry)
+    }
+
+    /// Adds one more.
+    pub fn add(&mut self, spec: TaskTypeSpec) -> Result<(), DuplicateTaskType> {
+        if let Some(first) = self.types.get(&spec.name) {
+            return Err(DuplicateTaskType { name: spec.name, first: first.summary, second: spec.summary });
+        }
+        self.types.insert(spec.name.clone(), spec);
+        Ok(())
+    }
+
+    /// The type of this name.
+    pub fn get(&self, name: &TaskType) -> Option<&TaskTypeSpec> {
+        self.types.get(name)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &TaskTypeSpec> {
+        self.types.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noop(summary: &'static str) -> TaskTypeSpec {
+        TaskTypeSpec::new("demo.noop", summary, |_, (): ()| async { Output::of(&()) })
+    }
+
+    #[test]
+    fn two_types_of_one_name_are_refused_naming_both() {
+        let refusal = Registry::new([noop("one"), noop("other")]).expect_err("a duplicate").to_string();
+        assert!(refusal.contains("demo.noop") && refusal.contains("one") && refusal.contains("other"), "{refusal}");
+    }
+}

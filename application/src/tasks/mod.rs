@@ -1,0 +1,148 @@
+//! What clients do: submit, read, wait, watch, list, cancel, delete, count.
+
+mod submit;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use domain::{Attempt, Routes, Status, Task, TaskId, Tenant};
+
+pub(crate) use submit::announce_waiting;
+pub use submit::{InvalidField, Submission, SubmitError};
+pub use watch::TaskEvent;
+
+use crate::{
+    ports::{
+        CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Signal, Signals, Store, StoreError,
+        TaskFilter,
+    },
+    registry::Registry,
+};
+
+/// The most tasks on one page of a list.
+pub const LARGEST_PAGE: usize = 500;
+/// The longest that a reader may wait for a task's end in one call.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// The clients' use cases.
+#[derive(Clone)]
+pub struct Tasks {
+    store: Arc<dyn Store>,
+    order: Option<Arc<dyn Order>>,
+    signals: Arc<dyn Signals>,
+    registry: Arc<Registry>,
+    routes: Arc<Routes>,
+}
+
+/// How a dependency fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DependencyHealth {
+    /// Such as `postgresql`, `sqlite`, `redis`.
+    pub name: &'static str,
+    /// Whether it answered.
+    pub healthy: bool,
+    /// Whether the product can answer without it.
+    pub required: bool,
+    /// What was wrong.
+    pub error: Option<String>,
+}
+
+impl Tasks {
+    /// Wires the use cases. Without an order, workers take their tasks from the store alone.
+    pub fn new(
+        store: Arc<dyn Store>,
+        order: Option<Arc<dyn Order>>,
+        signals: Arc<dyn Signals>,
+        registry: Arc<Registry>,
+        routes: Arc<Routes>,
+    ) -> Self {
+        Self { store, order, signals, registry, routes }
+    }
+
+    /// The task types that can be submitted.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// One task.
+    pub async fn read(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Task>, StoreError> {
+        Ok(self.store.read(tenant, &[id]).await?.pop())
+    }
+
+    /// One task as soon as it has ended, or as it stands after `patience` (at most [`LONGEST_WAIT`]).
+    pub async fn wait(&self, tenant: &Tenant, id: TaskId, patience: Duration) -> Result<Option<Task>, StoreError> {
+        let deadline = tokio::time::Instant::now() + patience.min(LONGEST_WAIT);
+        // Listen before looking, so that an end between the two is not missed.
+        let mut signals = self.signals.task(id).await;
+        loop {
+            let task = self.read(tenant, id).await?;
+            let ended = task.as_ref().is_none_or(|task| task.status.is_terminal());
+            if ended || tokio::time::Instant::now() >= deadline {
+                return Ok(task);
+            }
+            let look_again = if self.signals.connected() { Duration::from_secs(2) } else { Duration::from_millis(250) };
+            let until = deadline.min(tokio::time::Instant::now() + look_again);
+            let news_of_an_end = async {
+                loop {
+                    match signals.recv().await {
+                        Ok(Signal::State { status, .. }) if status.is_terminal() => return,
+                        Ok(_) => {}
+                        Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => return,
+                        Err(tokio::sync::broadcast::error::RecvError::Closed) => std::future::pending().await,
+                    }
+                }
+            };
+            let _ = tokio::time::timeout_at(until, news_of_an_end).await;
+        }
+    }
+
+    /// A page of tasks, newest first, at most [`LARGEST_PAGE`].
+    pub async fn list(&self, tenant: &Tenant, filter: &TaskFilter, page: ListPage) -> Result<Vec<Task>, StoreError> {
+        let limit = page.limit.clamp(1, LARGEST_PAGE);
+        self.store.list(tenant, filter, ListPage { limit, ..page }).await
+    }
+
+    /// The attempts of a task, oldest first; `None` for an unknown id.
+    pub async fn attempts(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Vec<Attempt>>, StoreError> {
+        self.store.attempts(tenant, id).await
+    }
+
+    /// How many tasks stand where.
+    pub async fn counts(&self, tenant: &Tenant) -> Result<Vec<QueueCounts>, StoreError> {
+        self.store.counts(tenant).await
+    }
+
+    /// Stops a task: one that waits ends at once, a running one is stopped by its worker.
+    pub async fn cancel(&self, tenant: &Tenant, id: TaskId) -> Result<CancelOutcome, StoreError> {
+        let outcome = self.store.cancel(tenant, &[id]).await?.pop().unwrap_or(CancelOutcome::Unknown);
+        match outcome {
+            CancelOutcome::Requested => self.signals.publish(&[Signal::Cancel(vec![id])]).await,
+            CancelOutcome::Cancelled => {
+                self.signals.publish(&[Signal::State { task: id, attempt: 0, status: Status::Cancelled }]).await;
+            }
+            CancelOutcome::AlreadyEnded(_) | CancelOutcome::Unknown => {}
+        }
+        Ok(outcome)
+    }
+
+    /// Removes a task that does not run, with all that is kept of it.
+    pub async fn delete(&self, tenant: &Tenant, id: TaskId) -> Result<DeleteOutcome, StoreError> {
+        Ok(self.store.delete(tenant, &[id]).await?.pop().unwrap_or(DeleteOutcome::Unknown))
+    }
+
+    /// Asks every dependency.
+    pub async fn health(&self) -> Vec<DependencyHealth> {
+        let store = match self.store.ping().await {
+            Ok(Health { kind, .. }) => DependencyHealth { name: kind, healthy: true, required: true, error: None },
+            Err(error) => {
+                DependencyHealth { name: "store", healthy: false, required: true, error: Some(error.to_string()) }
+            }
+        };
+        let mut all = vec![store];
+        if let Some(order) = &self.order {
+            let error = order.ping().await.err().map(|error| error.to_string());
+            all.push(DependencyHealth { name: "redis", healthy: error.is_none(), required: false, error });
+        }
+        all
+    }
+}

@@ -1,0 +1,197 @@
+//! Submission: check, route, store durably, then announce.
+
+use std::time::Duration;
+
+use domain::{Json, Limits, NewTask, Priority, QueueName, Start, Status, Task, TaskType, Tenant, Timestamp};
+
+use super::Tasks;
+use crate::ports::{Signal, StoreError, Waiting};
+
+/// What a client asks for. Names and numbers are valid already; what depends on the task type is checked here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// Which handler.
+    pub task_type: TaskType,
+    /// Its input.
+    pub input: Json,
+    /// Where it waits, instead of where its type is routed.
+    pub queue: Option<QueueName>,
+    /// 5 unless said otherwise.
+    pub priority: Option<Priority>,
+    /// When it may start.
+    pub start: Start,
+    /// The end of its patience.
+    pub expires_at: Option<Timestamp>,
+    /// Instead of the type's default: 1–100.
+    pub max_attempts: Option<u32>,
+    /// Instead of the type's default.
+    pub soft_time_limit: Option<Duration>,
+    /// Instead of the type's default.
+    pub time_limit: Option<Duration>,
+    /// The caller's own notes: a JSON object.
+    pub metadata: Option<Json>,
+}
+
+impl Submission {
+    /// A submission that says nothing but what to run.
+    pub fn new(task_type: TaskType, input: Json) -> Self {
+        Self {
+            task_type,
+            input,
+            queue: None,
+            priority: None,
+            start: Start::Now,
+            expires_at: None,
+            max_attempts: None,
+            soft_time_limit: None,
+            time_limit: None,
+            metadata: None,
+        }
+    }
+}
+
+/// A field that cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidField {
+    /// Its name in the request.
+    pub field: &'static str,
+    /// What is wrong, with which value, and what would be right.
+    pub message: String,
+}
+
+/// Why nothing was submitted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SubmitError {
+    /// Something in the request is wrong; trying again does not help.
+    #[error("{}", .0.iter().map(|f| format!("{}: {}", f.field, f.message)).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<InvalidField>),
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Tasks {
+    /// Stores tasks durably, all or none, and answers them as they stand. Their work is announced, not awaited.
+    pub async fn submit(&self, tenant: &Tenant, submissions: Vec<Submission>) -> Result<Vec<Task>, SubmitError> {
+        let mut invalid = Vec::new();
+        let tasks: Vec<NewTask> =
+            submissions.into_iter().map(|submission| self.admit(tenant, submission, &mut invalid)).collect();
+        if !invalid.is_empty() {
+            return Err(SubmitError::Invalid(invalid));
+        }
+        let receipts = self.store.submit(&tasks).await?;
+        let tasks: Vec<Task> = tasks
+            .into_iter()
+            .zip(receipts)
+            .map(|(new, receipt)| Task {
+                id: receipt.id,
+                tenant: new.tenant,
+                task_type: new.task_type,
+                queue: new.queue,
+                priority: new.priority,
+                input: new.input,
+                metadata: new.metadata,
+                limits: new.limits,
+                status: if receipt.run_at.is_some() { Status::Scheduled } else { Status::Pending },
+                cancel_requested: false,
+                attempt: 0,
+                result: None,
+                details: None,
+                error: None,
+                progress: None,
+                created_at: receipt.created_at,
+                updated_at: None,
+                run_at: receipt.run_at,
+                expires_at: new.expires_at,
+                started_at: None,
+                completed_at: None,
+            })
+            .collect();
+        self.announce(&tasks).await;
+        Ok(tasks)
+    }
+
+    /// Puts tasks that wait in the order and wakes workers. What goes wrong here is repaired by the workers' own look
+    /// at the store, so it fails no submission and holds none up.
+    async fn announce(&self, tasks: &[Task]) {
+        let waiting: Vec<Waiting> = tasks
+            .iter()
+            .filter(|task| task.status == Status::Pending)
+            .map(|task| Waiting { id: task.id, queue: task.queue.clone(), priority: task.priority })
+            .collect();
+        announce_waiting(self.order.as_deref(), self.signals.as_ref(), &waiting).await;
+    }
+
+    fn admit(&self, tenant: &Tenant, submission: Submission, invalid: &mut Vec<InvalidField>) -> NewTask {
+        let mut refuse = |field, message: String| invalid.push(InvalidField { field, message });
+        let defaults = match self.registry.get(&submission.task_type) {
+            Some(spec) => {
+                if let Err(message) = spec.check_input(&submission.input) {
+                    refuse("input", format!("{message}; an input that works: {}", spec.example_input()));
+                }
+                spec.default_limits()
+            }
+            None => {
+                let known: Vec<_> = self.registry.iter().map(|spec| spec.name().as_str()).collect();
+                let known = known.join(", ");
+                refuse("type", format!("no task type is called {:?}; known: {known}", submission.task_type.as_str()));
+                Limits::default()
+            }
+        };
+        let limits = Limits {
+            max_attempts: submission.max_attempts.unwrap_or(defaults.max_attempts),
+            time_limit: submission.time_limit.unwrap_or(defaults.time_limit),
+            // A soft limit that the task's own hard limit makes unreachable is no limit.
+            soft_time_limit: submission.soft_time_limit.or(defaults.soft_time_limit.filter(|soft| {
+                submission.time_limit.is_none_or(|hard| *soft < hard)
+            })),
+        };
+        if !(1..=Limits::MOST_ATTEMPTS).contains(&limits.max_attempts) {
+            let most = Limits::MOST_ATTEMPTS;
+            refuse("max_attempts", format!("{} is not between 1 and {most}", limits.max_attempts));
+        }
+        for (field, limit) in
+            [("time_limit_seconds", Some(limits.time_limit)), ("soft_time_limit_seconds", limits.soft_time_limit)]
+        {
+            if let Some(limit) = limit.filter(|limit| limit.is_zero() || *limit > Limits::LONGEST) {
+                let longest = Limits::LONGEST.as_secs();
+                refuse(field, format!("{} is not above 0 and at most {longest}", limit.as_secs_f64()));
+            }
+        }
+        if let Some(soft) = limits.soft_time_limit.filter(|soft| *soft >= limits.time_limit) {
+            let (soft, hard) = (soft.as_secs_f64(), limits.time_limit.as_secs_f64());
+            refuse("soft_time_limit_seconds", format!("{soft} is not below the time limit of {hard} seconds"));
+        }
+        NewTask {
+            tenant: tenant.clone(),
+            queue: submission.queue.unwrap_or_else(|| self.routes.queue_for(&submission.task_type).clone()),
+            task_type: submission.task_type,
+            priority: submission.priority.unwrap_or_default(),
+            input: submission.input,
+            metadata: submission.metadata,
+            start: submission.start,
+            expires_at: submission.expires_at,
+            limits,
+        }
+    }
+}
+
+/// After the store's commit: the order first, so that whoever wakes finds something.
+pub(crate) async fn announce_waiting(
+    order: Option<&dyn crate::ports::Order>,
+    signals: &dyn crate::ports::Signals,
+    waiting: &[Waiting],
+) {
+    if waiting.is_empty() {
+        return;
+    }
+    if let Some(order) = order
+        && let Err(error) = order.push(waiting).await
+    {
+        tracing::debug!(%error, "the order took no new tasks; workers find them in the store");
+    }
+    let mut queues: Vec<QueueName> = waiting.iter().map(|task| task.queue.clone()).collect();
+    queues.sort();
+    queues.dedup();
+    signals.publish(&[Signal::Work(queues)]).await;
+}

@@ -1,0 +1,446 @@
+//! The loop. Everything that takes time runs beside it and reports back as a [`Message`]; the loop itself only keeps
+//! the books: who runs, what is free, when to look, when to beat.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use domain::{QueueName, Slots, TaskId, WorkerId};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Shutdown, TaskInfo, WorkerConfig, WorkerPorts, attempt,
+    attempt::{Ended, Stop},
+    fetch::{Fetched, Want, fetch},
+    recorder::Recorder,
+    settle::{self, Settled},
+};
+use crate::ports::{ClaimedTask, Signal, StoreError, WorkerProfile};
+
+/// How often the loop looks around when nothing else wakes it.
+const TICK: Duration = Duration::from_millis(50);
+/// How often a worker with a working order, or with news, looks at the store all the same.
+const LOOK_AT_STORE: Duration = Duration::from_secs(2);
+/// How often it looks when the store is all it has.
+const LOOK_WHEN_ALONE: Duration = Duration::from_millis(100);
+/// How often it asks the store which of its tasks were cancelled.
+const ASK_FOR_CANCELLATIONS: Duration = Duration::from_secs(1);
+/// The pause after the store did not answer.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(250);
+/// The most tasks in one claim.
+const LARGEST_CLAIM: usize = 1000;
+
+/// What comes back to the loop.
+enum Message {
+    Ended(Box<Ended>),
+    Fetched(WorkerId, Result<Fetched, StoreError>),
+    Settled(Settled),
+    Heartbeat(WorkerId, Instant, Result<bool, StoreError>),
+    Cancellations(Result<Vec<(TaskId, u32)>, StoreError>),
+    Queues(Vec<QueueName>),
+}
+
+struct Running {
+    attempt: u32,
+    stop: watch::Sender<Option<Stop>>,
+}
+
+pub(super) struct Engine {
+    config: WorkerConfig,
+    ports: WorkerPorts,
+    recorder: Arc<Recorder>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    /// Bounded by what the loop starts: one message per running task and per operation under way.
+    outbox: mpsc::UnboundedSender<Message>,
+    running: HashMap<TaskId, Running>,
+    slots: Slots,
+    queues: Vec<QueueName>,
+    unsettled: Vec<Ended>,
+    /// Endings that are being settled, and whether that is so.
+    settling: usize,
+    fetching: bool,
+    /// Work was announced while a claim was under way: claim again.
+    news_of_work: bool,
+    beating: bool,
+    last_beat: Instant,
+    next_beat: Instant,
+    asking_for_cancellations: bool,
+    next_ask: Instant,
+    next_look: Instant,
+    /// Not before this moment after an error.
+    claim_not_before: Instant,
+    settle_not_before: Instant,
+    order_works: bool,
+}
+
+impl Engine {
+    pub(super) fn new(config: WorkerConfig, ports: WorkerPorts) -> Self {
+        let (outbox, inbox) = mpsc::unbounded_channel();
+        let now = Instant::now();
+        let queues = if config.queues.is_empty() { ports.routes.queues() } else { config.queues.clone() };
+        Self {
+            slots: Slots::new(config.concurrency),
+            recorder: Arc::default(),
+            inbox,
+            outbox,
+            running: HashMap::new(),
+            queues,
+            unsettled: Vec::new(),
+            settling: 0,
+            fetching: false,
+            news_of_work: true,
+            beating: false,
+            last_beat: now,
+            next_beat: now,
+            asking_for_cancellations: false,
+            next_ask: now,
+            next_look: now,
+            claim_not_before: now,
+            settle_not_before: now,
+            order_works: true,
+            config,
+            ports,
+        }
+    }
+
+    pub(super) async fn run(mut self, shutdown: Shutdown) {
+        let stop_recorder = CancellationToken::new();
+        let (store, signals) = (Arc::clone(&self.ports.store), Arc::clone(&self.ports.signals));
+        tokio::spawn(Arc::clone(&self.recorder).run(store, signals, stop_recorder.clone()));
+        let _stop_recorder_at_the_end = stop_recorder.drop_guard();
+
+        let mut news = self.ports.signals.work();
+        let mut registered: Option<WorkerId> = None;
+        let mut give_back_at: Option<Instant> = None;
+        loop {
+            if shutdown.halt.is_cancelled() {
+                return;
+            }
+            if shutdown.drain.is_cancelled() && give_back_at.is_none() {
+                give_back_at = Some(Instant::now() + self.config.grace);
+                tracing::info!(running = self.running.len(), grace = ?self.config.grace, "draining: no new tasks");
+            }
+            let draining = give_back_at.is_some();
+            if draining && self.running.is_empty() && self.unsettled.is_empty() && self.settling == 0 && !self.fetching {
+                break;
+            }
+            if give_back_at.is_some_and(|at| Instant::now() >= at) {
+                self.stop_all(Stop::Release);
+            }
+            match registered {
+                None if draining && self.unsettled.is_empty() && self.settling == 0 => break,
+                None => registered = self.register(&shutdown).await,
+                Some(worker) if self.lease_is_lost() => {
+                    tracing::error!(%worker, "no heartbeat was answered in time: the lease counts as lost, work stops");
+                    self.stop_all(Stop::Abandon);
+                    registered = None;
+                    continue;
+                }
+                Some(worker) => {
+                    self.beat(worker);
+                    self.ask_for_cancellations(worker);
+                    if !draining {
+                        self.fetch(worker);
+                    }
+                }
+            }
+            self.settle();
+            let wake_at = Instant::now() + TICK;
+            tokio::select! {
+                Some(message) = self.inbox.recv() => {
+                    self.take(message, &mut registered);
+                    while let Ok(message) = self.inbox.try_recv() {
+                        self.take(message, &mut registered);
+                    }
+                }
+                signal = news.recv() => self.hear(signal),
+                () = shutdown.halt.cancelled() => {}
+                () = shutdown.drain.cancelled(), if !draining => {}
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+        }
+        if let Some(worker) = registered
+            && let Err(error) = self.ports.store.retire(worker).await
+        {
+            tracing::warn!(%error, "the worker could not sign off; its lease will run out by itself");
+        }
+        tracing::info!("drained");
+    }
+
+    /// Registers, however long the store takes to come up.
+    async fn register(&mut self, shutdown: &Shutdown) -> Option<WorkerId> {
+        let profile = WorkerProfile {
+            name: self.config.name.clone(),
+            queues: self.config.queues.clone(),
+            concurrency: self.config.concurrency,
+            lease: self.config.lease.length(),
+        };
+        let asked = Instant::now();
+        match self.ports.store.register(&profile).await {
+            Ok(worker) => {
+                (self.last_beat, self.next_beat) = (asked, asked + self.config.lease.heartbeat_every());
+                self.next_look = asked;
+                let queues = if self.config.queues.is_empty() { "every queue".into() } else { join(&self.queues) };
+                let types: Vec<_> = self.ports.registry.iter().map(|spec| spec.name().as_str()).collect();
+                let (name, concurrency) = (&self.config.name, self.config.concurrency);
+                tracing::info!(%worker, %name, %queues, concurrency, types = types.join(" "), "worker ready");
+                Some(worker)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the worker cannot register yet; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE_AFTER_ERROR * 2) => {}
+                    () = shutdown.halt.cancelled() => {}
+                }
+                None
+            }
+        }
+    }
+
+    fn lease_is_lost(&self) -> bool {
+        self.last_beat.elapsed() >= self.config.lease.give_up_after()
+    }
+
+    fn stop_all(&self, stop: Stop) {
+        for running in self.running.values() {
+            running.stop.send_if_modified(|current| {
+                let first = current.is_none();
+                *current = current.or(Some(stop));
+                first
+            });
+        }
+    }
+
+    fn beat(&mut self, worker: WorkerId) {
+        let now = Instant::now();
+        if self.beating || now < self.next_beat {
+            return;
+        }
+        self.beating = true;
+        self.next_beat = now + self.config.lease.heartbeat_every();
+        let (store, outbox) = (Arc::clone(&self.ports.store), self.outbox.clone());
+        tokio::spawn(async move {
+            let answer = store.heartbeat(worker).await;
+            let _ = outbox.send(Message::Heartbeat(worker, now, answer));
+        });
+    }
+
+    fn ask_for_cancellations(&mut self, worker: WorkerId) {
+        let now = Instant::now();
+        if self.asking_for_cancellations || now < self.next_ask || self.running.is_empty() {
+            return;
+        }
+        self.asking_for_cancellations = true;
+        self.next_ask = now + ASK_FOR_CANCELLATIONS;
+        let (store, outbox) = (Arc::clone(&self.ports.store), self.outbox.clone());
+        tokio::spawn(async move {
+            let _ = outbox.send(Message::Cancellations(store.cancel_requests(worker).await));
+        });
+    }
+
+    /// Starts a claim of exactly what can be run, if anything can and there is a reason to look.
+    fn fetch(&mut self, worker: WorkerId) {
+        let now = Instant::now();
+        let look = now >= self.next_look;
+        if self.fetching || !(look || self.news_of_work) || now < self.claim_not_before {
+            return;
+        }
+        // Endings that the store has not taken yet hold their claim's place, so that memory stays bounded.
+        let backlog_full = self.unsettled.len() + self.settling >= 2 * settle::BATCH.max(self.config.concurrency);
+        let others = usize::from(self.config.queues.is_empty());
+        let allowance = self.slots.allowance(&self.queues, others);
+        let queues: Vec<(QueueName, usize)> =
+            self.queues.iter().cloned().zip(allowance).filter(|(_, most)| *most > 0).collect();
+        if backlog_full || queues.is_empty() {
+            return;
+        }
+        self.fetching = true;
+        self.news_of_work = false;
+        if look {
+            self.next_look = now + if self.has_news() { LOOK_AT_STORE } else { LOOK_WHEN_ALONE };
+        }
+        let limit = self.slots.free().min(LARGEST_CLAIM);
+        let want = Want { queues, limit, look_at_the_store: look };
+        let (ports, outbox) = (self.ports.clone(), self.outbox.clone());
+        let learn_queues = look && self.config.queues.is_empty();
+        tokio::spawn(async move {
+            let fetched = fetch(&ports, worker, &want).await;
+            let _ = outbox.send(Message::Fetched(worker, fetched));
+            if learn_queues && let Ok(queues) = ports.store.waiting_queues().await {
+                let _ = outbox.send(Message::Queues(queues));
+            }
+        });
+    }
+
+    /// Whether new work is announced to this worker, so that it need not look all the time.
+    fn has_news(&self) -> bool {
+        self.ports.signals.connected() && self.order_works
+    }
+
+    fn settle(&mut self) {
+        if self.settling > 0 || self.unsettled.is_empty() || Instant::now() < self.settle_not_before {
+            return;
+        }
+        let worker = self.unsettled[0].worker;
+        let mut batch = Vec::new();
+        self.unsettled = std::mem::take(&mut self.unsettled)
+            .into_iter()
+            .filter_map(|ended| {
+                if ended.worker == worker && batch.len() < settle::BATCH {
+                    batch.push(ended);
+                    None
+                } else {
+                    Some(ended)
+                }
+            })
+            .collect();
+        self.settling = batch.len();
+        let (ports, recorder, outbox) = (self.ports.clone(), Arc::clone(&self.recorder), self.outbox.clone());
+        tokio::spawn(async move {
+            let _ = outbox.send(Message::Settled(settle::settle(batch, ports, recorder).await));
+        });
+    }
+
+    fn hear(&mut self, signal: Result<Signal, RecvError>) {
+        match signal {
+            Ok(Signal::Work(queues)) => {
+                let mut ours = false;
+                for queue in queues {
+                    ours |= self.learn_queue(queue);
+                }
+                self.news_of_work |= ours;
+            }
+            Ok(Signal::Cancel(ids)) => {
+                if ids.iter().any(|id| self.running.contains_key(id)) {
+                    self.next_ask = Instant::now();
+                }
+            }
+            Ok(Signal::State { .. } | Signal::Progress { .. } | Signal::Chunk(_)) => {}
+            Err(RecvError::Lagged(_)) => {
+                self.news_of_work = true;
+                self.next_ask = Instant::now();
+            }
+            // Without a bus the loop still looks at the store by itself.
+            Err(RecvError::Closed) => {}
+        }
+    }
+
+    /// Whether this worker serves the queue; a worker of all queues serves it from now on.
+    fn learn_queue(&mut self, queue: QueueName) -> bool {
+        let known = self.queues.contains(&queue);
+        if !known && self.config.queues.is_empty() {
+            self.queues.push(queue);
+            return true;
+        }
+        known
+    }
+
+    fn take(&mut self, message: Message, registered: &mut Option<WorkerId>) {
+        match message {
+            Message::Ended(ended) => {
+                self.running.remove(&ended.task.id);
+                self.slots.give_back(&ended.task.queue);
+                self.news_of_work = true;
+                self.unsettled.push(*ended);
+            }
+            Message::Fetched(worker, fetched) => self.take_fetched(worker, *registered, fetched),
+            Message::Settled(settled) => {
+                self.settling = 0;
+                if let Some(error) = &settled.error {
+                    tracing::warn!(%error, waiting = settled.again.len(), "outcomes cannot be stored yet; trying again");
+                    self.settle_not_before = Instant::now() + PAUSE_AFTER_ERROR;
+                }
+                self.unsettled.extend(settled.again);
+            }
+            Message::Heartbeat(worker, asked, answer) => {
+                self.beating = false;
+                match answer {
+                    Ok(true) => self.last_beat = self.last_beat.max(asked),
+                    Ok(false) if *registered == Some(worker) => {
+                        tracing::error!(%worker, "this worker was declared dead: work stops and it registers anew");
+                        self.stop_all(Stop::Abandon);
+                        *registered = None;
+                    }
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "a heartbeat was not answered");
+                        self.next_beat = Instant::now() + PAUSE_AFTER_ERROR;
+                    }
+                }
+            }
+            Message::Cancellations(answer) => {
+                self.asking_for_cancellations = false;
+                for (id, attempt) in answer.unwrap_or_default() {
+                    if let Some(running) = self.running.get(&id).filter(|running| running.attempt == attempt) {
+                        running.stop.send_if_modified(|stop| stop.replace(Stop::Cancel) != Some(Stop::Cancel));
+                    }
+                }
+            }
+            Message::Queues(queues) => {
+                for queue in queues {
+                    self.news_of_work |= !self.queues.contains(&queue);
+                    self.learn_queue(queue);
+                }
+            }
+        }
+    }
+
+    fn take_fetched(&mut self, worker: WorkerId, registered: Option<WorkerId>, fetched: Result<Fetched, StoreError>) {
+        self.fetching = false;
+        match fetched {
+            Ok(fetched) => {
+                self.order_works = fetched.order_works;
+                if !self.has_news() {
+                    self.next_look = self.next_look.min(Instant::now() + LOOK_WHEN_ALONE);
+                }
+                self.news_of_work |= fetched.maybe_more;
+                for task in fetched.tasks {
+                    self.start(task, worker, registered == Some(worker));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no tasks can be claimed; trying again");
+                self.claim_not_before = Instant::now() + PAUSE_AFTER_ERROR;
+                self.news_of_work = true;
+            }
+        }
+    }
+
+    fn start(&mut self, task: ClaimedTask, worker: WorkerId, lease_holds: bool) {
+        let attempt = task.counters.attempt;
+        tracing::info!(task_id = task.id.0, attempt, task_type = task.task_type.as_str(), queue = %task.queue, "task received");
+        // A task that was claimed just as the lease was lost is not run: whoever takes over will.
+        let (stop, stopped) = watch::channel((!lease_holds).then_some(Stop::Abandon));
+        self.slots.take(&task.queue);
+        self.running.insert(task.id, Running { attempt, stop });
+        let info = Arc::new(TaskInfo {
+            id: task.id,
+            tenant: task.tenant.clone(),
+            task_type: task.task_type.clone(),
+            queue: task.queue.clone(),
+            priority: task.priority,
+            attempt,
+            created_at: task.created_at,
+            started_at: task.started_at,
+            worker: self.config.name.clone(),
+        });
+        let (registry, recorder) = (Arc::clone(&self.ports.registry), Arc::clone(&self.recorder));
+        let (signals, outbox) = (Arc::clone(&self.ports.signals), self.outbox.clone());
+        tokio::spawn(async move {
+            let started =
+                Signal::State { task: task.id, attempt, status: domain::Status::Processing };
+            signals.publish(&[started]).await;
+            let (ended, news) = attempt::run(task, worker, info, registry, recorder, stopped).await;
+            if !news.is_empty() {
+                signals.publish(&news).await;
+            }
+            let _ = outbox.send(Message::Ended(Box::new(ended)));
+        });
+    }
+}
+
+fn join(queues: &[QueueName]) -> String {
+    queues.iter().map(QueueName::as_str).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,82 @@
+//! Getting tasks to run: through the order where there is one, else from the store, with the same guards.
+
+use domain::{QueueName, WorkerId};
+
+use super::WorkerPorts;
+use crate::ports::{Claim, ClaimedTask, Order, Store, StoreError};
+
+/// What a worker could run now.
+#[derive(Debug, Clone)]
+pub(super) struct Want {
+    /// Queues, each with the most that may be taken from it.
+    pub(super) queues: Vec<(QueueName, usize)>,
+    /// The most in all.
+    pub(super) limit: usize,
+    /// Look at the store whatever the order says: repairs what the order has lost.
+    pub(super) look_at_the_store: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) tasks: Vec<ClaimedTask>,
+    /// Whether it is worth asking again at once.
+    pub(super) maybe_more: bool,
+    /// Whether the order answered; without it, the worker asks the store more often.
+    pub(super) order_works: bool,
+}
+
+/// Claims at most what is wanted.
+pub(super) async fn fetch(ports: &WorkerPorts, worker: WorkerId, want: &Want) -> Result<Fetched, StoreError> {
+    let Some(order) = &ports.order else {
+        return from_the_store(ports.store.as_ref(), worker, want, true).await;
+    };
+    let popped = match order.pop(&want.queues, want.limit).await {
+        Ok(popped) => popped,
+        Err(error) => {
+            tracing::debug!(%error, "the order does not answer; claiming from the store");
+            return from_the_store(ports.store.as_ref(), worker, want, false).await;
+        }
+    };
+    let mut refilled = false;
+    for queue in &popped.low {
+        match refill(ports.store.as_ref(), order.as_ref(), queue, order.window()).await {
+            Ok(()) => refilled = true,
+            Err(error) => tracing::debug!(%error, %queue, "the order's window could not be refilled yet"),
+        }
+    }
+    let mut tasks = Vec::new();
+    if !popped.ids.is_empty() {
+        tasks = ports.store.claim(worker, &Claim::Ids(popped.ids.clone())).await?;
+    }
+    if want.look_at_the_store && tasks.len() < want.limit {
+        let limit = want.limit - tasks.len();
+        tasks.extend(from_the_store(ports.store.as_ref(), worker, &Want { limit, ..want.clone() }, true).await?.tasks);
+    }
+    let maybe_more = !popped.ids.is_empty() || refilled;
+    Ok(Fetched { tasks, maybe_more, order_works: true })
+}
+
+async fn from_the_store(
+    store: &dyn Store,
+    worker: WorkerId,
+    want: &Want,
+    order_works: bool,
+) -> Result<Fetched, StoreError> {
+    let tasks = store.claim(worker, &Claim::Next { queues: want.queues.clone(), limit: want.limit }).await?;
+    let maybe_more = !tasks.is_empty();
+    Ok(Fetched { tasks, maybe_more, order_works })
+}
+
+/// Puts the first waiting tasks of a queue back into the order.
+pub(crate) async fn refill(
+    store: &dyn Store,
+    order: &dyn Order,
+    queue: &QueueName,
+    limit: usize,
+) -> Result<(), StoreError> {
+    let mark = order.mark(queue).await?;
+    let tasks = store.waiting(queue, limit).await?;
+    let complete = tasks.len() < limit;
+    order.refill(queue, mark, &tasks, complete).await
+}

@@ -1,0 +1,87 @@
+//! The worker: claim what can be run → run → record → settle, with one loop that also sends the heartbeat, so that a
+//! deaf worker cannot look healthy.
+//!
+//! [`engine`] is the loop, [`attempt`] runs one handler inside its limits, [`recorder`] keeps live output on its way to
+//! readers and store, [`settle`] turns an ending into a decision of the domain and applies it.
+
+mod attempt;
+mod context;
+mod engine;
+mod fetch;
+mod recorder;
+mod settle;
+
+use std::{sync::Arc, time::Duration};
+
+use domain::{LeaseTerms, QueueName, Routes, WorkerName};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use fetch::refill;
+pub use context::{TaskContext, TaskInfo};
+
+use crate::{
+    ports::{Chance, Order, Signals, Store},
+    registry::Registry,
+};
+
+/// How a worker process behaves.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// For people; need not be unique.
+    pub name: WorkerName,
+    /// What it serves; empty means every queue, also later ones.
+    pub queues: Vec<QueueName>,
+    /// Slots: tasks in flight at once.
+    pub concurrency: usize,
+    /// Its lease and all that follows from it.
+    pub lease: LeaseTerms,
+    /// How long a drain waits for running tasks before it gives them back.
+    pub grace: Duration,
+}
+
+/// What a worker needs from outside.
+#[derive(Clone)]
+pub struct WorkerPorts {
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// Who goes next; without one, the store says.
+    pub order: Option<Arc<dyn Order>>,
+    /// News.
+    pub signals: Arc<dyn Signals>,
+    /// What can be run.
+    pub registry: Arc<Registry>,
+    /// Which queues are known from the start.
+    pub routes: Arc<Routes>,
+    /// For back-off jitter.
+    pub chance: Arc<dyn Chance>,
+}
+
+/// How to stop a worker.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Stop claiming, finish what the grace time allows, give back the rest.
+    pub drain: CancellationToken,
+    /// Stop at once; others take over when the lease has run out.
+    pub halt: CancellationToken,
+}
+
+/// A worker process's working half.
+pub struct Worker {
+    config: WorkerConfig,
+    ports: WorkerPorts,
+}
+
+impl Worker {
+    /// A worker that [`Worker::run`] starts.
+    pub fn new(config: WorkerConfig, ports: WorkerPorts) -> Self {
+        Self { config, ports }
+    }
+
+    /// Works until it is told to stop, through outages of the store and of the order.
+    pub async fn run(self, shutdown: Shutdown) {
+        engine::Engine::new(self.config, self.ports).run(shutdown).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

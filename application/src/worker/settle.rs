@@ -1,0 +1,164 @@
+//! From an ending to a decision, and from the decision to the store.
+
+use std::{sync::Arc, time::Duration};
+
+use domain::{AttemptOutcome, Change, End, Event, Failure, State, Status, decide};
+
+use super::{
+    WorkerPorts,
+    attempt::{Ended, Ending, Stop},
+    recorder::Recorder,
+};
+use crate::{
+    ports::{Applied, Settlement, Signal, StoreError, Waiting},
+    tasks::announce_waiting,
+};
+
+/// The most endings in one settlement.
+pub(super) const BATCH: usize = 500;
+
+/// What the domain says about an ending; `None` when there is nothing to say because the lease is lost.
+pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlement> {
+    let state = State::Processing { cancel_requested: ended.cancel_requested };
+    let (counters, limits) = (ended.task.counters, ended.task.limits);
+    let mut output = None;
+    let change = match &ended.ending {
+        Ending::Stopped(Stop::Abandon) => return None,
+        Ending::Stopped(Stop::Cancel) => decide(state, counters, Event::StopCancelled),
+        Ending::Stopped(Stop::Release) => decide(state, counters, Event::Release),
+        Ending::Returned(Ok(returned)) => {
+            output = Some(returned.clone());
+            decide(state, counters, Event::Succeed)
+        }
+        Ending::Returned(Err(failure)) => {
+            let default_policy = domain::RetryPolicy::default();
+            let spec = ports.registry.get(&ended.task.task_type);
+            let policy = spec.map_or(&default_policy, |spec| spec.retry_policy());
+            let chance = ports.chance.next();
+            decide(state, counters, Event::Fail { failure, policy, limits: &limits, chance })
+        }
+    };
+    let change = change.unwrap_or_else(|refusal| {
+        // The state above is Processing, where each of these events is allowed.
+        let failure = Failure::permanent("internal", format!("the attempt's end was refused: {refusal}"));
+        Change::Finish { end: End::Failed, counters, error: Some(failure) }
+    });
+    let (result, details) = output.map_or((None, None), |output| (Some(output.result), output.details));
+    Some(Settlement {
+        task: ended.task.id,
+        attempt: counters.attempt,
+        change,
+        result,
+        details,
+        knew_of_cancel: ended.cancel_requested,
+    })
+}
+
+/// What a round of settling leaves behind.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// To be tried again: the store was away, or a cancellation came in between.
+    pub(super) again: Vec<Ended>,
+    /// Why, if the store was away.
+    pub(super) error: Option<StoreError>,
+}
+
+/// Stores what the attempts left over and settles them; all in `batch` were claimed under one worker id. Tells the
+/// readers, and puts back in order what is to run again.
+pub(super) async fn settle(mut batch: Vec<Ended>, ports: WorkerPorts, recorder: Arc<Recorder>) -> Settled {
+    let Some(worker) = batch.first().map(|ended| ended.worker) else { return Settled::default() };
+    if batch.iter().any(|ended| ended.leftover.ever_reported) {
+        recorder.writes_done().await;
+        let progress: Vec<_> = batch.iter().flat_map(|ended| ended.leftover.progress.clone()).collect();
+        let chunks: Vec<_> = batch.iter().flat_map(|ended| ended.leftover.chunks.clone()).collect();
+        if !progress.is_empty() || !chunks.is_empty() {
+            if let Err(error) = ports.store.record(worker, &progress, &chunks).await {
+                return Settled { again: batch, error: Some(error) };
+            }
+            for ended in &mut batch {
+                ended.leftover = Default::default();
+            }
+        }
+    }
+    let (batch, settlements): (Vec<Ended>, Vec<Settlement>) =
+        batch.into_iter().filter_map(|ended| settlement(&ended, &ports).map(|s| (ended, s))).unzip();
+    if settlements.is_empty() {
+        return Settled::default();
+    }
+    let applied = match ports.store.settle(worker, &settlements).await {
+        Ok(applied) => applied,
+        Err(error) => return Settled { again: batch, error: Some(error) },
+    };
+    let mut settled = Settled::default();
+    let (mut signals, mut waiting) = (Vec::new(), Vec::new());
+    for ((mut ended, settlement), applied) in batch.into_iter().zip(settlements).zip(applied) {
+        match applied {
+            Applied::Yes => {
+                log_end(&ended, &settlement.change);
+                signals.push(state_signal(&settlement));
+                if matches!(&settlement.change, Change::Wait { after, .. } if after.is_zero()) {
+                    let ClaimedPlace { queue, priority } = place(&ended);
+                    waiting.push(Waiting { id: ended.task.id, queue, priority });
+                }
+            }
+            Applied::Stale => tracing::warn!(
+                task_id = ended.task.id.0,
+                attempt = ended.task.counters.attempt,
+                "the lease was lost before the attempt ended; its outcome is dropped"
+            ),
+            Applied::CancelRequested => {
+                ended.cancel_requested = true;
+                settled.again.push(ended);
+            }
+        }
+    }
+    if !signals.is_empty() {
+        ports.signals.publish(&signals).await;
+    }
+    announce_waiting(ports.order.as_deref(), ports.signals.as_ref(), &waiting).await;
+    settled
+}
+
+struct ClaimedPlace {
+    queue: domain::QueueName,
+    priority: domain::Priority,
+}
+
+fn place(ended: &Ended) -> ClaimedPlace {
+    ClaimedPlace { queue: ended.task.queue.clone(), priority: ended.task.priority }
+}
+
+fn state_signal(settlement: &Settlement) -> Signal {
+    let status = match &settlement.change {
+        Change::Finish { end, .. } => Status::from(*end),
+        Change::Wait { after, .. } if after.is_zero() => Status::Pending,
+        Change::Wait { .. } | Change::BecomePending | Change::Start | Change::RequestCancel => Status::Scheduled,
+    };
+    Signal::State { task: settlement.task, attempt: settlement.attempt, status }
+}
+
+fn log_end(ended: &Ended, change: &Change) {
+    let (id, attempt) = (ended.task.id.0, ended.task.counters.attempt);
+    let task_type = ended.task.task_type.as_str();
+    let seconds = Duration::as_secs_f64(&ended.took);
+    let error = match change {
+        Change::Finish { error, .. } | Change::Wait { error, .. } => error.as_ref(),
+        Change::BecomePending | Change::Start | Change::RequestCancel => None,
+    };
+    let outcome = change.attempt_outcome().map_or("", AttemptOutcome::as_str);
+    match (change, error) {
+        (Change::Finish { end: End::Completed, .. }, _) => {
+            tracing::info!(task_id = id, attempt, task_type, seconds, "task succeeded in {seconds:.3}s");
+        }
+        (Change::Finish { .. }, error) => {
+            let error = error.map_or(String::new(), |error| format!(": {}: {}", error.code, error.message));
+            tracing::warn!(task_id = id, attempt, task_type, seconds, outcome, "task ended{error}");
+        }
+        (Change::Wait { after, .. }, error) => {
+            let error = error.map_or(String::new(), |error| format!(": {}: {}", error.code, error.message));
+            let again = after.as_secs_f64();
+            tracing::warn!(task_id = id, attempt, task_type, seconds, outcome, "runs again in {again:.1}s{error}");
+        }
+        (Change::BecomePending | Change::Start | Change::RequestCancel, _) => {}
+    }
+}
