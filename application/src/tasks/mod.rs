@@ -13,8 +13,8 @@ pub use watch::TaskEvent;
 
 use crate::{
     ports::{
-        CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Signal, Signals, Store, StoreError,
-        TaskFilter,
+        CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Signal, Signals, StoreError, TaskFilter,
+        TaskStore,
     },
     registry::Registry,
 };
@@ -27,7 +27,7 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The clients' use cases.
 #[derive(Clone)]
 pub struct Tasks {
-    store: Arc<dyn Store>,
+    store: Arc<dyn TaskStore>,
     order: Option<Arc<dyn Order>>,
     signals: Arc<dyn Signals>,
     registry: Arc<Registry>,
@@ -50,7 +50,7 @@ pub struct DependencyHealth {
 impl Tasks {
     /// Wires the use cases. Without an order, workers take their tasks from the store alone.
     pub fn new(
-        store: Arc<dyn Store>,
+        store: Arc<dyn TaskStore>,
         order: Option<Arc<dyn Order>>,
         signals: Arc<dyn Signals>,
         registry: Arc<Registry>,

@@ -94,6 +94,65 @@ fn every_state_and_event_pair_is_as_the_table_says() {
     }
 }
 
+/// The document shows the table that the test above holds the code to.
+#[test]
+fn the_documented_table_is_this_one() {
+    let document = include_str!("../../../docs/state-machine.md");
+    let names = [
+        "SCHEDULED",
+        "PENDING",
+        "PROCESSING",
+        "PROCESSING, cancel requested",
+        "COMPLETED",
+        "FAILED",
+        "CANCELLED",
+        "EXPIRED",
+    ];
+    let mut table = format!("| event | {} |\n|---{}|\n", names.join(" | "), "|---".repeat(names.len()));
+    for (event, row) in TABLE {
+        let cells = row.map(|cell| if cell == "-" { "" } else { cell });
+        table.push_str(&format!("| {event} | {} |\n", cells.join(" | ")));
+    }
+    assert!(document.contains(&table), "docs/state-machine.md should contain this table:\n\n{table}");
+}
+
+/// So does the picture: an arrow per edge of the table.
+#[test]
+fn the_documented_picture_is_this_one() {
+    let document = include_str!("../../../docs/state-machine.md");
+    let names =
+        ["SCHEDULED", "PENDING", "PROCESSING", "PROCESSING", "COMPLETED", "FAILED", "CANCELLED", "EXPIRED"];
+    let mut edges = std::collections::BTreeMap::<(&str, &str), Vec<&str>>::new();
+    for (event, row) in TABLE {
+        for (from, cell) in names.into_iter().zip(row) {
+            let to: &[&str] = match cell {
+                "pending" => &["PENDING"],
+                "start" => &["PROCESSING"],
+                "wait" if event == "fail transient" => &["SCHEDULED"],
+                "wait" => &["PENDING"],
+                "completed" => &["COMPLETED"],
+                "failed" => &["FAILED"],
+                "cancelled" => &["CANCELLED"],
+                "expired" => &["EXPIRED"],
+                _ => &[],
+            };
+            for to in to {
+                let events = edges.entry((from, to)).or_default();
+                if !events.contains(&event) {
+                    events.push(event);
+                }
+            }
+        }
+    }
+    let mut picture = String::from(
+        "stateDiagram-v2\n    [*] --> PENDING: submit\n    [*] --> SCHEDULED: submit for later\n",
+    );
+    for ((from, to), events) in edges {
+        picture.push_str(&format!("    {from} --> {to}: {}\n", events.join(", ")));
+    }
+    assert!(document.contains(&picture), "docs/state-machine.md should contain this picture:\n\n{picture}");
+}
+
 #[test]
 fn the_failure_budget_ends_the_task() {
     let fixture = Fixture::new();

@@ -1,0 +1,243 @@
+//! What the store holds, and the one way in which a task's state changes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use domain::{
+    Attempt, AttemptOutcome, Change, Counters, Failure, Json, NewTask, Priority, QueueName,
+    State as TaskState, Status, Task, TaskId, Tenant, Timestamp, WorkerId, WorkerName, task::ProgressReport,
+};
+
+use crate::ports::Waiting;
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) last_task: i64,
+    pub(super) last_worker: i64,
+    pub(super) tasks: BTreeMap<TaskId, Entry>,
+    /// PENDING tasks in order; no queue without a task.
+    pub(super) pending: BTreeMap<QueueName, BTreeSet<(Priority, TaskId)>>,
+    /// SCHEDULED tasks by the moment they wait for.
+    pub(super) scheduled: BTreeSet<(Timestamp, TaskId)>,
+    /// How many tasks stand where; no zeros.
+    pub(super) counts: BTreeMap<(Tenant, QueueName, Status), u64>,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    /// When each queue was last served, so that queues take turns from claim to claim.
+    pub(super) served: HashMap<QueueName, u64>,
+}
+
+/// A task with all that belongs to it.
+pub(super) struct Entry {
+    pub(super) submitted: NewTask,
+    pub(super) state: TaskState,
+    pub(super) counters: Counters,
+    pub(super) holder: Option<WorkerId>,
+    pub(super) result: Option<Json>,
+    pub(super) details: Option<Json>,
+    pub(super) error: Option<Failure>,
+    pub(super) progress: Option<ProgressReport>,
+    pub(super) created_at: Timestamp,
+    pub(super) updated_at: Option<Timestamp>,
+    pub(super) run_at: Option<Timestamp>,
+    pub(super) started_at: Option<Timestamp>,
+    pub(super) completed_at: Option<Timestamp>,
+    pub(super) attempts: Vec<EndedAttempt>,
+    pub(super) chunks: BTreeMap<(u32, u64), String>,
+}
+
+pub(super) struct EndedAttempt {
+    pub(super) worker: WorkerId,
+    pub(super) outcome: AttemptOutcome,
+    pub(super) shown: Attempt,
+}
+
+pub(super) struct Worker {
+    pub(super) name: WorkerName,
+    pub(super) lease: std::time::Duration,
+    pub(super) last_heartbeat: Timestamp,
+    pub(super) life: Life,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    Alive,
+    Retired,
+    Dead,
+}
+
+impl Entry {
+    pub(super) fn status(&self) -> Status {
+        self.state.into()
+    }
+
+    /// The fence of every write of a running attempt.
+    pub(super) fn is_held(&self, worker: WorkerId, attempt: u32) -> bool {
+        self.holder == Some(worker) && self.counters.attempt == attempt
+    }
+
+    pub(super) fn cancel_requested(&self) -> bool {
+        self.state == TaskState::Processing { cancel_requested: true }
+    }
+
+    pub(super) fn show(&self, id: TaskId) -> Task {
+        let NewTask { tenant, task_type, queue, priority, input, metadata, limits, expires_at, start: _ } =
+            self.submitted.clone();
+        Task {
+            id,
+            tenant,
+            task_type,
+            queue,
+            priority,
+            input,
+            metadata,
+            limits,
+            status: self.status(),
+            cancel_requested: self.cancel_requested(),
+            attempt: self.counters.attempt,
+            result: self.result.clone(),
+            details: self.details.clone(),
+            error: self.error.clone(),
+            progress: self.progress.clone(),
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            run_at: self.run_at,
+            expires_at,
+            started_at: self.started_at,
+            completed_at: self.completed_at,
+        }
+    }
+
+    pub(super) fn waiting(&self, id: TaskId) -> Waiting {
+        Waiting { id, queue: self.submitted.queue.clone(), priority: self.submitted.priority }
+    }
+}
+
+impl State {
+    /// Adds a task that has just been submitted.
+    pub(super) fn insert(&mut self, id: TaskId, entry: Entry) {
+        self.enlist(id, &entry);
+        self.tasks.insert(id, entry);
+    }
+
+    /// Takes a task out with all that belongs to it.
+    pub(super) fn remove(&mut self, id: TaskId) {
+        if let Some(entry) = self.tasks.remove(&id) {
+            self.strike(id, &entry);
+        }
+    }
+
+    /// Applies a decision of the domain to a task; `worker` is who takes it, for [`Change::Start`].
+    pub(super) fn apply(&mut self, id: TaskId, change: Change, worker: Option<WorkerId>, now: Timestamp) {
+        let Some(mut entry) = self.tasks.remove(&id) else { return };
+        self.strike(id, &entry);
+        let attempt_outcome = change.attempt_outcome();
+        match change {
+            Change::RequestCancel => entry.state = TaskState::Processing { cancel_requested: true },
+            Change::BecomePending => {
+                (entry.state, entry.run_at) = (TaskState::Pending, None);
+                entry.updated_at = Some(now);
+            }
+            Change::Start => {
+                entry.state = TaskState::Processing { cancel_requested: false };
+                entry.counters.attempt += 1;
+                (entry.holder, entry.error) = (worker, None);
+                (entry.started_at, entry.updated_at) = (Some(now), Some(now));
+            }
+            Change::Wait { after, counters, suspect: _, outcome: _, error } => {
+                self.end_attempt(&mut entry, attempt_outcome, &error, now);
+                let at_once = after.is_zero();
+                entry.state = if at_once { TaskState::Pending } else { TaskState::Scheduled };
+                entry.run_at = (!at_once).then(|| later(now, after));
+                (entry.counters, entry.error) = (counters, error);
+                entry.updated_at = Some(now);
+            }
+            Change::Finish { end, counters, error } => {
+                self.end_attempt(&mut entry, attempt_outcome, &error, now);
+                entry.state = TaskState::Ended(end);
+                entry.run_at = None;
+                (entry.counters, entry.error) = (counters, error);
+                (entry.completed_at, entry.updated_at) = (Some(now), Some(now));
+            }
+        }
+        self.insert(id, entry);
+    }
+
+    /// Keeps the record of the attempt that ends, where one ran.
+    fn end_attempt(
+        &self,
+        entry: &mut Entry,
+        outcome: Option<AttemptOutcome>,
+        error: &Option<Failure>,
+        now: Timestamp,
+    ) {
+        if let (Some(worker), Some(outcome)) = (entry.holder, outcome) {
+            let shown = Attempt {
+                ended_at: Some(now),
+                outcome: Some(outcome),
+                error: error.clone(),
+                ..self.running(entry)
+            };
+            entry.attempts.push(EndedAttempt { worker, outcome, shown });
+        }
+        entry.holder = None;
+    }
+
+    /// The attempt that runs, as it is shown.
+    pub(super) fn running(&self, entry: &Entry) -> Attempt {
+        Attempt {
+            attempt: entry.counters.attempt,
+            worker: entry.holder.and_then(|id| self.workers.get(&id)).map(|worker| worker.name.clone()),
+            started_at: entry.started_at.unwrap_or(entry.created_at),
+            ended_at: None,
+            outcome: None,
+            error: None,
+        }
+    }
+
+    /// Puts a task into the order and the counts.
+    fn enlist(&mut self, id: TaskId, entry: &Entry) {
+        let NewTask { tenant, queue, priority, .. } = &entry.submitted;
+        match entry.state {
+            TaskState::Pending => {
+                self.pending.entry(queue.clone()).or_default().insert((*priority, id));
+            }
+            TaskState::Scheduled => {
+                self.scheduled.extend(entry.run_at.map(|at| (at, id)));
+            }
+            TaskState::Processing { .. } | TaskState::Ended(_) => {}
+        }
+        *self.counts.entry((tenant.clone(), queue.clone(), entry.status())).or_default() += 1;
+    }
+
+    /// Undoes [`State::enlist`].
+    fn strike(&mut self, id: TaskId, entry: &Entry) {
+        let NewTask { tenant, queue, priority, .. } = &entry.submitted;
+        if let Some(order) = self.pending.get_mut(queue) {
+            order.remove(&(*priority, id));
+            if order.is_empty() {
+                self.pending.remove(queue);
+            }
+        }
+        if let Some(at) = entry.run_at {
+            self.scheduled.remove(&(at, id));
+        }
+        let place = (tenant.clone(), queue.clone(), entry.status());
+        if let Some(count) = self.counts.get_mut(&place) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&place);
+            }
+        }
+    }
+}
+
+/// A moment after another, in whole microseconds; the end of time where there is none.
+pub(super) fn later(now: Timestamp, after: std::time::Duration) -> Timestamp {
+    let after = i64::try_from(after.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_timestamp_micros(now.timestamp_micros().saturating_add(after))
+        .unwrap_or(Timestamp::MAX_UTC)
+}
+
+/// A moment in whole microseconds, as every store keeps it.
+pub(super) fn whole(at: Timestamp) -> Timestamp {
+    Timestamp::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
+}

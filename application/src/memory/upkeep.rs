@@ -1,0 +1,102 @@
+//! What every process does now and then.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::{Change, Event, QueueName, TaskId, decide};
+
+use super::{
+    MemoryStore,
+    state::{Life, later},
+};
+use crate::ports::{Orphan, Overdue, StoreError, UpkeepStore, Waiting};
+
+#[async_trait]
+impl UpkeepStore for MemoryStore {
+    async fn promote(&self, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        let (mut state, now) = self.enter();
+        let due: Vec<TaskId> =
+            state.scheduled.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, id)| *id).collect();
+        let mut promoted = Vec::with_capacity(due.len());
+        for id in due {
+            state.apply(id, Change::BecomePending, None, now);
+            promoted.extend(state.tasks.get(&id).map(|entry| entry.waiting(id)));
+        }
+        Ok(promoted)
+    }
+
+    async fn next_due(&self) -> Result<Option<Duration>, StoreError> {
+        let (state, now) = self.enter();
+        Ok(state.scheduled.first().map(|(at, _)| (*at - now).to_std().unwrap_or(Duration::ZERO)))
+    }
+
+    async fn expire(&self, limit: usize) -> Result<Vec<TaskId>, StoreError> {
+        let (mut state, now) = self.enter();
+        let expired: Vec<(TaskId, Change)> = state
+            .tasks
+            .iter()
+            .filter(|(_, entry)| entry.submitted.expires_at.is_some_and(|at| at <= now))
+            .filter_map(|(id, entry)| Some((*id, decide(entry.state, entry.counters, Event::Expire).ok()?)))
+            .take(limit)
+            .collect();
+        let ids = expired.iter().map(|(id, _)| *id).collect();
+        for (id, change) in expired {
+            state.apply(id, change, None, now);
+        }
+        Ok(ids)
+    }
+
+    async fn overdue(&self) -> Result<Vec<Overdue>, StoreError> {
+        let (state, now) = self.enter();
+        let silent = state.workers.iter().filter(|(_, worker)| {
+            worker.life == Life::Alive && later(worker.last_heartbeat, worker.lease) <= now
+        });
+        Ok(silent
+            .map(|(id, worker)| Overdue {
+                worker: *id,
+                name: worker.name.clone(),
+                last_heartbeat: worker.last_heartbeat,
+            })
+            .collect())
+    }
+
+    async fn bury(&self, seen: &Overdue) -> Result<bool, StoreError> {
+        let (mut state, _) = self.enter();
+        let Some(worker) = state.workers.get_mut(&seen.worker) else { return Ok(false) };
+        let unchanged = worker.life == Life::Alive && worker.last_heartbeat == seen.last_heartbeat;
+        if unchanged {
+            worker.life = Life::Dead;
+        }
+        Ok(unchanged)
+    }
+
+    async fn orphans(&self, limit: usize) -> Result<Vec<Orphan>, StoreError> {
+        let (state, _) = self.enter();
+        let held = state.tasks.iter().filter_map(|(id, entry)| {
+            let holder = entry.holder?;
+            let life = state.workers.get(&holder).map_or(Life::Dead, |worker| worker.life);
+            (life != Life::Alive).then(|| Orphan {
+                id: *id,
+                worker: holder,
+                worker_retired: life == Life::Retired,
+                counters: entry.counters,
+                cancel_requested: entry.cancel_requested(),
+                waiting: entry.waiting(*id),
+            })
+        });
+        Ok(held.take(limit).collect())
+    }
+
+    async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        let (state, _) = self.enter();
+        let line = state.pending.get(queue).into_iter().flatten().take(limit);
+        Ok(line
+            .map(|(priority, id)| Waiting { id: *id, queue: queue.clone(), priority: *priority })
+            .collect())
+    }
+
+    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
+        let (state, _) = self.enter();
+        Ok(state.pending.keys().cloned().collect())
+    }
+}

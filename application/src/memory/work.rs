@@ -1,0 +1,170 @@
+//! The workers' side.
+
+use async_trait::async_trait;
+use domain::{
+    Change, Event, NewTask, QueueName, State as TaskState, TaskId, Timestamp, WorkerId, decide,
+    task::ProgressReport,
+};
+
+use super::{
+    MemoryStore,
+    state::{Life, State, Worker},
+};
+use crate::ports::{
+    Applied, ChunkRecord, Claim, ClaimedTask, ProgressRecord, Settlement, StoreError, WorkStore,
+    WorkerProfile,
+};
+
+#[async_trait]
+impl WorkStore for MemoryStore {
+    async fn register(&self, profile: &WorkerProfile) -> Result<WorkerId, StoreError> {
+        let (mut state, now) = self.enter();
+        state.last_worker += 1;
+        let id = WorkerId(state.last_worker);
+        let worker = Worker {
+            name: profile.name.clone(),
+            lease: profile.lease,
+            last_heartbeat: now,
+            life: Life::Alive,
+        };
+        state.workers.insert(id, worker);
+        Ok(id)
+    }
+
+    async fn heartbeat(&self, worker: WorkerId) -> Result<bool, StoreError> {
+        let (mut state, now) = self.enter();
+        let Some(worker) = state.workers.get_mut(&worker).filter(|worker| worker.life == Life::Alive) else {
+            return Ok(false);
+        };
+        worker.last_heartbeat = now;
+        Ok(true)
+    }
+
+    async fn retire(&self, worker: WorkerId) -> Result<(), StoreError> {
+        let (mut state, _) = self.enter();
+        if let Some(worker) = state.workers.get_mut(&worker).filter(|worker| worker.life == Life::Alive) {
+            worker.life = Life::Retired;
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, worker: WorkerId, claim: &Claim) -> Result<Vec<ClaimedTask>, StoreError> {
+        let (mut state, now) = self.enter();
+        if state.workers.get(&worker).is_none_or(|worker| worker.life != Life::Alive) {
+            return Ok(Vec::new());
+        }
+        let ids = match claim {
+            Claim::Ids(ids) => ids.clone(),
+            Claim::Next { queues, limit } => next(&mut state, queues, *limit),
+        };
+        Ok(ids.into_iter().filter_map(|id| take(&mut state, worker, id, now)).collect())
+    }
+
+    async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError> {
+        let (mut state, now) = self.enter();
+        Ok(settlements.iter().map(|settlement| settle(&mut state, worker, settlement, now)).collect())
+    }
+
+    async fn record(
+        &self,
+        worker: WorkerId,
+        progress: &[ProgressRecord],
+        chunks: &[ChunkRecord],
+    ) -> Result<(), StoreError> {
+        let (mut state, now) = self.enter();
+        for ProgressRecord { task, attempt, progress } in progress {
+            if let Some(entry) = state.tasks.get_mut(task).filter(|entry| entry.is_held(worker, *attempt)) {
+                entry.progress = Some(ProgressReport { progress: progress.clone(), updated_at: now });
+            }
+        }
+        for ChunkRecord { task, attempt, seq, text } in chunks {
+            if let Some(entry) = state.tasks.get_mut(task).filter(|entry| entry.is_held(worker, *attempt)) {
+                entry.chunks.entry((*attempt, *seq)).or_insert_with(|| text.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<(TaskId, u32)>, StoreError> {
+        let (state, _) = self.enter();
+        let held = state.tasks.iter().filter(|(_, entry)| entry.holder == Some(worker));
+        Ok(held
+            .filter(|(_, entry)| entry.cancel_requested())
+            .map(|(id, entry)| (*id, entry.counters.attempt))
+            .collect())
+    }
+}
+
+/// The first in order: the most urgent, and among equals the queue that was served longest ago.
+fn next(state: &mut State, queues: &[(QueueName, usize)], limit: usize) -> Vec<TaskId> {
+    let mut lines: Vec<_> = queues
+        .iter()
+        .filter_map(|(queue, most)| {
+            let line = state.pending.get(queue)?.iter().take(*most).copied().collect::<Vec<_>>();
+            Some((queue.clone(), line.into_iter().peekable()))
+        })
+        .collect();
+    let mut clock = state.served.values().max().copied().unwrap_or(0);
+    let mut taken = Vec::new();
+    while taken.len() < limit {
+        let served = &state.served;
+        let first = lines
+            .iter_mut()
+            .filter_map(|(queue, line)| {
+                let (priority, _) = *line.peek()?;
+                Some(((priority, served.get(queue).copied().unwrap_or(0)), queue, line))
+            })
+            .min_by_key(|(rank, ..)| *rank);
+        let Some((_, queue, line)) = first else { break };
+        clock += 1;
+        taken.extend(line.next().map(|(_, id)| id));
+        let queue = queue.clone();
+        state.served.insert(queue, clock);
+    }
+    taken
+}
+
+fn take(state: &mut State, worker: WorkerId, id: TaskId, now: Timestamp) -> Option<ClaimedTask> {
+    let entry = state.tasks.get(&id)?;
+    let change = decide(entry.state, entry.counters, Event::Claim).ok()?;
+    state.apply(id, change, Some(worker), now);
+    let entry = state.tasks.get(&id)?;
+    let NewTask { tenant, task_type, queue, priority, input, limits, .. } = entry.submitted.clone();
+    Some(ClaimedTask {
+        id,
+        tenant,
+        task_type,
+        queue,
+        priority,
+        input,
+        limits,
+        counters: entry.counters,
+        created_at: entry.created_at,
+        started_at: now,
+    })
+}
+
+fn settle(state: &mut State, worker: WorkerId, settlement: &Settlement, now: Timestamp) -> Applied {
+    let Settlement { task, attempt, change, result, details, knew_of_cancel } = settlement;
+    let Some(entry) = state.tasks.get_mut(task) else { return Applied::Stale };
+    if !entry.is_held(worker, *attempt) {
+        // Sent before and applied: the record says so.
+        let applied = entry.attempts.iter().any(|ended| {
+            ended.worker == worker
+                && ended.shown.attempt == *attempt
+                && Some(ended.outcome) == change.attempt_outcome()
+        });
+        return if applied { Applied::Yes } else { Applied::Stale };
+    }
+    match change {
+        Change::BecomePending | Change::Start | Change::RequestCancel => return Applied::Stale,
+        Change::Wait { .. } => {
+            if entry.state == (TaskState::Processing { cancel_requested: true }) && !knew_of_cancel {
+                return Applied::CancelRequested;
+            }
+        }
+        Change::Finish { .. } => (entry.result, entry.details) = (result.clone(), details.clone()),
+    }
+    state.apply(*task, change.clone(), None, now);
+    Applied::Yes
+}
