@@ -1,3 +1,229 @@
-//! One suite of promises for every store.
+//! One suite of promises for every store: the doc comments of `application::ports`, each held to by a test.
+//!
+//! # How a store plugs in
+//!
+//! Implement [`Harness`] for something that owns a fresh, empty store with a database of its own, give an async
+//! function that makes one, and name it in [`store_contract!`] inside an integration test of this package:
+//!
+//! ```ignore
+//! struct Memory { store: Arc<MemoryStore> }
+//!
+//! #[async_trait]
+//! impl Harness for Memory {
+//!     fn store(&self) -> Arc<dyn Store> { self.store.clone() }
+//!     async fn advance(&self, by: Duration) { self.store.advance(by) }
+//! }
+//!
+//! async fn fresh() -> Memory { … }
+//!
+//! contract_tests::store_contract!(fresh);
+//! ```
+//!
+//! The macro expands to one `#[tokio::test]` per promise, in one module per part of the contract. Promises run in
+//! parallel and in any order, each on a store of its own.
+//!
+//! The store's clock stands still except for [`Harness::advance`]; whole microseconds, near the present (tests
+//! reach a few weeks to both sides). Such a clock is given to a test constructor of the store, never to its configuration.
+//!
+//! # How a promise is added
+//!
+//! Write a `pub async fn` that takes `&dyn Harness` in the module of its part, and add its name to the list in
+//! [`store_contract!`]; a test here fails when one is missing from the list.
 
-pub mod servers;
+pub mod cancel;
+pub mod claim;
+pub mod delete;
+pub mod fixtures;
+pub mod history;
+pub mod model;
+pub mod race;
+pub mod read;
+pub mod record;
+pub mod settle;
+pub mod submit;
+pub mod upkeep;
+pub mod workers;
+
+use std::{sync::Arc, time::Duration};
+
+use application::ports::Store;
+use async_trait::async_trait;
+
+/// A store under test, alone on a database of its own, with a clock in the test's hand.
+#[async_trait]
+pub trait Harness: Send + Sync {
+    /// The store. Each call answers the same one.
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// Moves the store's clock forward. It stands still otherwise.
+    async fn advance(&self, by: Duration);
+}
+
+/// Expands to one test per promise for the store that `$fresh().await` makes.
+#[macro_export]
+macro_rules! store_contract {
+    ($fresh:ident) => {
+        $crate::store_contract! { @each $fresh;
+            submit {
+                ids_rise_in_the_order_given
+                an_empty_batch_is_nothing
+                ids_are_never_reused
+                every_field_comes_back
+                a_task_that_is_due_waits_as_pending
+                a_task_for_later_waits_as_scheduled
+                json_is_kept_byte_for_byte
+                strange_text_and_big_documents_are_kept
+                a_big_batch_is_kept_whole
+                times_are_kept_in_microseconds
+            }
+            read {
+                tasks_come_in_the_order_asked_and_unknown_ids_are_left_out
+                lists_are_newest_first
+                lists_are_filtered
+                pages_follow_one_another
+                tenants_see_only_their_own
+                counts_are_by_queue_and_status_in_order
+                ping_names_the_store_and_its_clock
+            }
+            claim {
+                claims_by_id_take_only_what_is_pending
+                a_claim_carries_the_task
+                the_next_go_by_priority_and_then_by_age
+                the_next_keep_to_their_limits
+                queues_take_turns_inside_a_priority
+                single_claims_take_turns_too
+                priority_goes_before_turns
+                only_living_workers_claim
+                attempts_rise_with_each_claim
+            }
+            settle {
+                a_finish_ends_the_task
+                every_end_is_kept_with_its_error
+                a_wait_of_zero_is_pending_at_once
+                a_wait_is_scheduled_and_shows_its_error
+                settlements_are_fenced
+                another_workers_settlement_is_stale
+                answers_come_in_order
+                a_resent_settlement_is_answered_yes
+                a_resent_settlement_changes_nothing
+                a_different_settlement_of_an_ended_attempt_is_stale
+                a_wait_that_did_not_know_of_a_cancellation_is_refused
+                a_finish_need_not_know_of_a_cancellation
+                partial_results_are_kept
+                a_dead_workers_task_can_still_be_settled
+            }
+            history {
+                times_follow_the_life_of_a_task
+                updated_at_changes_with_the_state
+                attempts_are_listed_oldest_first
+                the_running_attempt_is_listed
+                an_end_while_waiting_is_no_attempt
+                unknown_tasks_have_no_attempts
+            }
+            cancel {
+                waiting_tasks_end_at_once
+                running_tasks_are_marked_for_their_worker
+                ended_tasks_stay_as_they_are
+                outcomes_come_one_per_id
+                a_cancelled_retry_keeps_its_last_start
+                cancelled_tasks_are_not_claimed
+                requests_end_with_the_attempt
+            }
+            delete {
+                ended_and_waiting_tasks_go_with_all_that_belongs_to_them
+                running_tasks_are_left_alone
+                deleted_tasks_are_not_settled
+                outcomes_come_one_per_id
+            }
+            record {
+                the_last_progress_is_shown
+                progress_outlives_the_attempt
+                chunks_come_in_order_over_attempts
+                chunks_can_be_read_on
+                resent_chunks_are_kept_once
+                what_is_not_held_is_dropped_silently
+                extreme_numbers_and_texts_are_kept
+            }
+            upkeep {
+                due_tasks_are_promoted
+                promotion_keeps_its_limit
+                the_next_due_is_told
+                waiting_tasks_expire
+                running_tasks_do_not_expire
+                expiry_keeps_its_limit
+                the_waiting_are_listed_in_order
+                queues_that_wait_are_named
+            }
+            workers {
+                each_registration_is_fresh
+                silence_makes_a_worker_overdue
+                a_heartbeat_renews_the_lease
+                only_the_seen_heartbeat_is_buried
+                the_dead_stay_dead
+                orphans_are_found_and_settled
+                orphans_keep_their_limit
+                retired_workers_leave_releases_behind
+                retiring_after_death_changes_nothing
+            }
+            race {
+                no_task_is_claimed_twice
+                ids_are_claimed_once
+                the_first_end_wins
+                concurrent_submissions_do_not_mix
+                one_burial_wins
+                dropped_calls_leave_whole_changes
+            }
+            model {
+                random_histories_keep_every_promise_first
+                random_histories_keep_every_promise_second
+                random_histories_keep_every_promise_third
+            }
+        }
+    };
+    (@each $fresh:ident; $($part:ident { $($promise:ident)* })*) => {
+        $(
+            mod $part {
+                $(
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn $promise() {
+                        let harness = super::$fresh().await;
+                        $crate::$part::$promise(&harness).await;
+                    }
+                )*
+            }
+        )*
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    /// A promise that no store is held to would be a comment.
+    #[test]
+    fn every_promise_is_in_the_list() {
+        let list = include_str!("lib.rs");
+        let parts = [
+            include_str!("cancel.rs"),
+            include_str!("claim.rs"),
+            include_str!("delete.rs"),
+            include_str!("history.rs"),
+            include_str!("model.rs"),
+            include_str!("race.rs"),
+            include_str!("read.rs"),
+            include_str!("record.rs"),
+            include_str!("settle.rs"),
+            include_str!("submit.rs"),
+            include_str!("upkeep.rs"),
+            include_str!("workers.rs"),
+        ];
+        let promises = parts
+            .iter()
+            .flat_map(|part| part.lines())
+            .filter_map(|line| line.strip_prefix("pub async fn ").and_then(|rest| rest.split('(').next()));
+        let mut found = 0;
+        for promise in promises {
+            found += 1;
+            assert!(list.lines().any(|line| line.trim() == promise), "{promise} is not in store_contract!");
+        }
+        assert!(found > 80, "only {found} promises found: has their form changed?");
+    }
+}
