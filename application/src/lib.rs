@@ -7,11 +7,13 @@
 //! [`upkeep::Upkeep`] runs in every process and picks up what a dead one left behind.
 
 pub mod in_process;
-#[cfg(feature = "memory-store")]
+#[cfg(any(test, feature = "memory-store"))]
 pub mod memory;
 pub mod ports;
 pub mod registry;
 pub mod task_types;
 pub mod tasks;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod upkeep;
 pub mod worker;

@@ -30,10 +30,12 @@ impl Output {
 }
 
 fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<Json, Failure> {
-    Json::from_value(value).map_err(|error| Failure::permanent("invalid_result", format!("the result {error}")))
+    Json::from_value(value)
+        .map_err(|error| Failure::permanent("invalid_result", format!("the result {error}")))
 }
 
-type Run = dyn Fn(TaskContext, Json) -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> + Send + Sync;
+type Run =
+    dyn Fn(TaskContext, Json) -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> + Send + Sync;
 type Check = dyn Fn(&Json) -> Result<(), String> + Send + Sync;
 
 /// A task type: a name, a handler, and the defaults for tasks that do not say otherwise.
@@ -50,7 +52,10 @@ pub struct TaskTypeSpec {
 
 impl std::fmt::Debug for TaskTypeSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TaskTypeSpec").field("name", &self.name).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("TaskTypeSpec")
+            .field("name", &self.name)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,10 +71,11 @@ impl TaskTypeSpec {
         F: Future<Output = Result<Output, Failure>> + Send + 'static,
     {
         let handler = Arc::new(handler);
-        let run = move |context, input: Json| -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
-            let handler = Arc::clone(&handler);
-            Box::pin(async move { handler(context, read_input::<I>(&input)?).await })
-        };
+        let run =
+            move |context, input: Json| -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
+                let handler = Arc::clone(&handler);
+                Box::pin(async move { handler(context, read_input::<I>(&input)?).await })
+            };
         Self::build::<I>(name, summary, Arc::new(run))
     }
 
@@ -85,7 +91,9 @@ impl TaskTypeSpec {
         H: Fn(TaskContext, I) -> Result<Output, Failure> + Send + Sync + 'static,
     {
         let handler = Arc::new(handler);
-        let run = move |context, input: Json| -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
+        let run = move |context,
+                        input: Json|
+              -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
             let handler = Arc::clone(&handler);
             Box::pin(async move {
                 let input = read_input::<I>(&input)?;
@@ -93,7 +101,9 @@ impl TaskTypeSpec {
                     Ok(outcome) => outcome,
                     Err(error) => match error.try_into_panic() {
                         Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(error) => Err(Failure::transient("aborted", format!("the handler was aborted: {error}"))),
+                        Err(error) => {
+                            Err(Failure::transient("aborted", format!("the handler was aborted: {error}")))
+                        }
                     },
                 }
             })
@@ -167,7 +177,9 @@ impl TaskTypeSpec {
 }
 
 fn read_input<I: DeserializeOwned>(input: &Json) -> Result<I, Failure> {
-    input.to().map_err(|error| Failure::permanent("invalid_input", format!("the input is not valid: {}", describe(&error))))
+    input.to().map_err(|error| {
+        Failure::permanent("invalid_input", format!("the input is not valid: {}", describe(&error)))
+    })
 }
 
 /// serde's message without its position, which means nothing to whoever sent the document around it.
@@ -235,6 +247,9 @@ mod tests {
     #[test]
     fn two_types_of_one_name_are_refused_naming_both() {
         let refusal = Registry::new([noop("one"), noop("other")]).expect_err("a duplicate").to_string();
-        assert!(refusal.contains("demo.noop") && refusal.contains("one") && refusal.contains("other"), "{refusal}");
+        assert!(
+            refusal.contains("demo.noop") && refusal.contains("one") && refusal.contains("other"),
+            "{refusal}"
+        );
     }
 }

@@ -112,7 +112,8 @@ impl Upkeep {
         self.watched.retain(|_, (seen, _)| overdue.contains(seen));
         let mut buried = 0;
         for silent in overdue {
-            let (_, since) = self.watched.entry(silent.worker).or_insert_with(|| (silent.clone(), Instant::now()));
+            let (_, since) =
+                self.watched.entry(silent.worker).or_insert_with(|| (silent.clone(), Instant::now()));
             if since.elapsed() < self.lease.watch_before_take_over() {
                 continue;
             }
@@ -145,7 +146,9 @@ impl Upkeep {
                 taken_over += 1;
                 let (task, attempt) = (orphan.id, orphan.counters.attempt);
                 match settlement.change {
-                    Change::Finish { end, .. } => news.push(Signal::State { task, attempt, status: end.into() }),
+                    Change::Finish { end, .. } => {
+                        news.push(Signal::State { task, attempt, status: end.into() })
+                    }
                     Change::Wait { .. } => {
                         waiting.push(orphan.waiting);
                         news.push(Signal::State { task, attempt, status: Status::Pending });
@@ -161,7 +164,9 @@ impl Upkeep {
 
     /// Puts back into the order what waits in the store: popped and lost, or never pushed because Redis was away.
     async fn sweep(&mut self) -> Result<(), StoreError> {
-        let Some(order) = self.order.clone().filter(|_| Instant::now() >= self.next_sweep) else { return Ok(()) };
+        let Some(order) = self.order.clone().filter(|_| Instant::now() >= self.next_sweep) else {
+            return Ok(());
+        };
         self.next_sweep = Instant::now() + SWEEP;
         for queue in self.store.waiting_queues().await? {
             if let Err(error) = refill(self.store.as_ref(), order.as_ref(), &queue, SWEEP_DEPTH).await {

@@ -57,7 +57,8 @@ fn calculate(input: &Input) -> Result<Number, Failure> {
         Operation::Divide => x / y,
     };
     Number::from_f64(result).ok_or_else(|| {
-        let message = format!("{:?} of {} and {} is too large for a number", input.operation, input.x, input.y);
+        let message =
+            format!("{:?} of {} and {} is too large for a number", input.operation, input.x, input.y);
         Failure::permanent("out_of_range", message)
     })
 }
@@ -85,7 +86,8 @@ mod tests {
             ("-9223372036854775808", "-1", "divide", "9223372036854775808.0"),
         ] {
             let actual = result(x, y, operation).expect("a result");
-            let (actual, expected): (f64, f64) = (actual.parse().expect("a number"), expected.parse().expect("a number"));
+            let (actual, expected): (f64, f64) =
+                (actual.parse().expect("a number"), expected.parse().expect("a number"));
             assert_eq!(actual, expected, "{x} {operation} {y}");
         }
         assert_eq!(result("10", "20", "add").expect("a result"), "30");

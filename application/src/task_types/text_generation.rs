@@ -82,7 +82,10 @@ async fn generate(
             }
             Some(Err(error)) => return Err(error.into()),
             None => {
-                return Err(Failure::transient("truncated", "the provider's stream ended before the answer was finished"));
+                return Err(Failure::transient(
+                    "truncated",
+                    "the provider's stream ended before the answer was finished",
+                ));
             }
         }
     }

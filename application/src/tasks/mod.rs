@@ -13,8 +13,8 @@ pub use watch::TaskEvent;
 
 use crate::{
     ports::{
-        CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Signal, Signals, StoreError, TaskFilter,
-        TaskStore,
+        CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Signal, Signals, StoreError,
+        TaskFilter, TaskStore,
     },
     registry::Registry,
 };
@@ -70,7 +70,12 @@ impl Tasks {
     }
 
     /// One task as soon as it has ended, or as it stands after `patience` (at most [`LONGEST_WAIT`]).
-    pub async fn wait(&self, tenant: &Tenant, id: TaskId, patience: Duration) -> Result<Option<Task>, StoreError> {
+    pub async fn wait(
+        &self,
+        tenant: &Tenant,
+        id: TaskId,
+        patience: Duration,
+    ) -> Result<Option<Task>, StoreError> {
         let deadline = tokio::time::Instant::now() + patience.min(LONGEST_WAIT);
         // Listen before looking, so that an end between the two is not missed.
         let mut signals = self.signals.task(id).await;
@@ -80,7 +85,8 @@ impl Tasks {
             if ended || tokio::time::Instant::now() >= deadline {
                 return Ok(task);
             }
-            let look_again = if self.signals.connected() { Duration::from_secs(2) } else { Duration::from_millis(250) };
+            let look_again =
+                if self.signals.connected() { Duration::from_secs(2) } else { Duration::from_millis(250) };
             let until = deadline.min(tokio::time::Instant::now() + look_again);
             let news_of_an_end = async {
                 loop {
@@ -97,7 +103,12 @@ impl Tasks {
     }
 
     /// A page of tasks, newest first, at most [`LARGEST_PAGE`].
-    pub async fn list(&self, tenant: &Tenant, filter: &TaskFilter, page: ListPage) -> Result<Vec<Task>, StoreError> {
+    pub async fn list(
+        &self,
+        tenant: &Tenant,
+        filter: &TaskFilter,
+        page: ListPage,
+    ) -> Result<Vec<Task>, StoreError> {
         let limit = page.limit.clamp(1, LARGEST_PAGE);
         self.store.list(tenant, filter, ListPage { limit, ..page }).await
     }
@@ -118,7 +129,9 @@ impl Tasks {
         match outcome {
             CancelOutcome::Requested => self.signals.publish(&[Signal::Cancel(vec![id])]).await,
             CancelOutcome::Cancelled => {
-                self.signals.publish(&[Signal::State { task: id, attempt: 0, status: Status::Cancelled }]).await;
+                self.signals
+                    .publish(&[Signal::State { task: id, attempt: 0, status: Status::Cancelled }])
+                    .await;
             }
             CancelOutcome::AlreadyEnded(_) | CancelOutcome::Unknown => {}
         }
@@ -133,10 +146,15 @@ impl Tasks {
     /// Asks every dependency.
     pub async fn health(&self) -> Vec<DependencyHealth> {
         let store = match self.store.ping().await {
-            Ok(Health { kind, .. }) => DependencyHealth { name: kind, healthy: true, required: true, error: None },
-            Err(error) => {
-                DependencyHealth { name: "store", healthy: false, required: true, error: Some(error.to_string()) }
+            Ok(Health { kind, .. }) => {
+                DependencyHealth { name: kind, healthy: true, required: true, error: None }
             }
+            Err(error) => DependencyHealth {
+                name: "store",
+                healthy: false,
+                required: true,
+                error: Some(error.to_string()),
+            },
         };
         let mut all = vec![store];
         if let Some(order) = &self.order {

@@ -72,7 +72,11 @@ pub enum SubmitError {
 
 impl Tasks {
     /// Stores tasks durably, all or none, and answers them as they stand. Their work is announced, not awaited.
-    pub async fn submit(&self, tenant: &Tenant, submissions: Vec<Submission>) -> Result<Vec<Task>, SubmitError> {
+    pub async fn submit(
+        &self,
+        tenant: &Tenant,
+        submissions: Vec<Submission>,
+    ) -> Result<Vec<Task>, SubmitError> {
         let mut invalid = Vec::new();
         let tasks: Vec<NewTask> =
             submissions.into_iter().map(|submission| self.admit(tenant, submission, &mut invalid)).collect();
@@ -134,7 +138,10 @@ impl Tasks {
             None => {
                 let known: Vec<_> = self.registry.iter().map(|spec| spec.name().as_str()).collect();
                 let known = known.join(", ");
-                refuse("type", format!("no task type is called {:?}; known: {known}", submission.task_type.as_str()));
+                refuse(
+                    "type",
+                    format!("no task type is called {:?}; known: {known}", submission.task_type.as_str()),
+                );
                 Limits::default()
             }
         };
@@ -142,17 +149,18 @@ impl Tasks {
             max_attempts: submission.max_attempts.unwrap_or(defaults.max_attempts),
             time_limit: submission.time_limit.unwrap_or(defaults.time_limit),
             // A soft limit that the task's own hard limit makes unreachable is no limit.
-            soft_time_limit: submission.soft_time_limit.or(defaults.soft_time_limit.filter(|soft| {
-                submission.time_limit.is_none_or(|hard| *soft < hard)
-            })),
+            soft_time_limit: submission.soft_time_limit.or(defaults
+                .soft_time_limit
+                .filter(|soft| submission.time_limit.is_none_or(|hard| *soft < hard))),
         };
         if !(1..=Limits::MOST_ATTEMPTS).contains(&limits.max_attempts) {
             let most = Limits::MOST_ATTEMPTS;
             refuse("max_attempts", format!("{} is not between 1 and {most}", limits.max_attempts));
         }
-        for (field, limit) in
-            [("time_limit_seconds", Some(limits.time_limit)), ("soft_time_limit_seconds", limits.soft_time_limit)]
-        {
+        for (field, limit) in [
+            ("time_limit_seconds", Some(limits.time_limit)),
+            ("soft_time_limit_seconds", limits.soft_time_limit),
+        ] {
             if let Some(limit) = limit.filter(|limit| limit.is_zero() || *limit > Limits::LONGEST) {
                 let longest = Limits::LONGEST.as_secs();
                 refuse(field, format!("{} is not above 0 and at most {longest}", limit.as_secs_f64()));
@@ -160,7 +168,10 @@ impl Tasks {
         }
         if let Some(soft) = limits.soft_time_limit.filter(|soft| *soft >= limits.time_limit) {
             let (soft, hard) = (soft.as_secs_f64(), limits.time_limit.as_secs_f64());
-            refuse("soft_time_limit_seconds", format!("{soft} is not below the time limit of {hard} seconds"));
+            refuse(
+                "soft_time_limit_seconds",
+                format!("{soft} is not below the time limit of {hard} seconds"),
+            );
         }
         NewTask {
             tenant: tenant.clone(),

@@ -181,7 +181,8 @@ impl Watcher {
     /// Progress that is new to the reader. What the store has may lag behind the news, and never goes back.
     fn come_on(&mut self, attempt: u32, progress: &Progress) -> Option<TaskEvent> {
         let is_news = self.progress.as_ref().is_none_or(|(known_attempt, known)| {
-            attempt > *known_attempt || (attempt == *known_attempt && progress.percent() >= known.percent() && progress != known)
+            attempt > *known_attempt
+                || (attempt == *known_attempt && progress.percent() >= known.percent() && progress != known)
         });
         is_news.then(|| {
             self.progress = Some((attempt, progress.clone()));

@@ -7,7 +7,10 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{TaskContext, TaskInfo, recorder::{Leftover, Recorder}};
+use super::{
+    TaskContext, TaskInfo,
+    recorder::{Leftover, Recorder},
+};
 use crate::{
     ports::{ClaimedTask, Signal},
     registry::{Output, Registry},

@@ -123,7 +123,12 @@ impl Engine {
                 tracing::info!(running = self.running.len(), grace = ?self.config.grace, "draining: no new tasks");
             }
             let draining = give_back_at.is_some();
-            if draining && self.running.is_empty() && self.unsettled.is_empty() && self.settling == 0 && !self.fetching {
+            if draining
+                && self.running.is_empty()
+                && self.unsettled.is_empty()
+                && self.settling == 0
+                && !self.fetching
+            {
                 break;
             }
             if give_back_at.is_some_and(|at| Instant::now() >= at) {
@@ -182,7 +187,8 @@ impl Engine {
             Ok(worker) => {
                 (self.last_beat, self.next_beat) = (asked, asked + self.config.lease.heartbeat_every());
                 self.next_look = asked;
-                let queues = if self.config.queues.is_empty() { "every queue".into() } else { join(&self.queues) };
+                let queues =
+                    if self.config.queues.is_empty() { "every queue".into() } else { join(&self.queues) };
                 let types: Vec<_> = self.ports.registry.iter().map(|spec| spec.name().as_str()).collect();
                 let (name, concurrency) = (&self.config.name, self.config.concurrency);
                 tracing::info!(%worker, %name, %queues, concurrency, types = types.join(" "), "worker ready");
@@ -248,7 +254,8 @@ impl Engine {
             return;
         }
         // Endings that the store has not taken yet hold their claim's place, so that memory stays bounded.
-        let backlog_full = self.unsettled.len() + self.settling >= 2 * settle::BATCH.max(self.config.concurrency);
+        let backlog_full =
+            self.unsettled.len() + self.settling >= 2 * settle::BATCH.max(self.config.concurrency);
         let others = usize::from(self.config.queues.is_empty());
         let allowance = self.slots.allowance(&self.queues, others);
         let queues: Vec<(QueueName, usize)> =
@@ -373,8 +380,11 @@ impl Engine {
             Message::Cancellations(answer) => {
                 self.asking_for_cancellations = false;
                 for (id, attempt) in answer.unwrap_or_default() {
-                    if let Some(running) = self.running.get(&id).filter(|running| running.attempt == attempt) {
-                        running.stop.send_if_modified(|stop| stop.replace(Stop::Cancel) != Some(Stop::Cancel));
+                    if let Some(running) = self.running.get(&id).filter(|running| running.attempt == attempt)
+                    {
+                        running
+                            .stop
+                            .send_if_modified(|stop| stop.replace(Stop::Cancel) != Some(Stop::Cancel));
                     }
                 }
             }
@@ -387,7 +397,12 @@ impl Engine {
         }
     }
 
-    fn take_fetched(&mut self, worker: WorkerId, registered: Option<WorkerId>, fetched: Result<Fetched, StoreError>) {
+    fn take_fetched(
+        &mut self,
+        worker: WorkerId,
+        registered: Option<WorkerId>,
+        fetched: Result<Fetched, StoreError>,
+    ) {
         self.fetching = false;
         match fetched {
             Ok(fetched) => {
@@ -429,8 +444,7 @@ impl Engine {
         let (registry, recorder) = (Arc::clone(&self.ports.registry), Arc::clone(&self.recorder));
         let (signals, outbox) = (Arc::clone(&self.ports.signals), self.outbox.clone());
         tokio::spawn(async move {
-            let started =
-                Signal::State { task: task.id, attempt, status: domain::Status::Processing };
+            let started = Signal::State { task: task.id, attempt, status: domain::Status::Processing };
             signals.publish(&[started]).await;
             let (ended, news) = attempt::run(task, worker, info, registry, recorder, stopped).await;
             if !news.is_empty() {

@@ -51,7 +51,9 @@ pub(super) async fn fetch(ports: &WorkerPorts, worker: WorkerId, want: &Want) ->
     }
     if want.look_at_the_store && tasks.len() < want.limit {
         let limit = want.limit - tasks.len();
-        tasks.extend(from_the_store(ports.store.as_ref(), worker, &Want { limit, ..want.clone() }, true).await?.tasks);
+        tasks.extend(
+            from_the_store(ports.store.as_ref(), worker, &Want { limit, ..want.clone() }, true).await?.tasks,
+        );
     }
     let maybe_more = !popped.ids.is_empty() || refilled;
     Ok(Fetched { tasks, maybe_more, order_works: true })

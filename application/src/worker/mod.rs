@@ -16,8 +16,8 @@ use std::{sync::Arc, time::Duration};
 use domain::{LeaseTerms, QueueName, Routes, WorkerName};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use fetch::refill;
 pub use context::{TaskContext, TaskInfo};
+pub(crate) use fetch::refill;
 
 use crate::{
     ports::{Chance, Order, Signals, Store},

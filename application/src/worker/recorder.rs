@@ -120,7 +120,12 @@ impl Recorder {
     }
 
     /// Carries reports out until the worker stops.
-    pub(super) async fn run(self: Arc<Self>, store: Arc<dyn Store>, signals: Arc<dyn Signals>, stop: CancellationToken) {
+    pub(super) async fn run(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        signals: Arc<dyn Signals>,
+        stop: CancellationToken,
+    ) {
         let mut store_next = tokio::time::Instant::now();
         loop {
             tokio::select! {
@@ -184,7 +189,8 @@ impl Recorder {
             returned.entry(chunk.task).or_default().push(chunk);
         }
         for (task, mut chunks) in returned {
-            if let Some(open) = all.get_mut(&task).filter(|open| chunks.first().is_some_and(|c| c.attempt == open.attempt))
+            if let Some(open) =
+                all.get_mut(&task).filter(|open| chunks.first().is_some_and(|c| c.attempt == open.attempt))
             {
                 chunks.append(&mut open.unstored);
                 open.unstored = chunks;

@@ -132,7 +132,9 @@ fn state_signal(settlement: &Settlement) -> Signal {
     let status = match &settlement.change {
         Change::Finish { end, .. } => Status::from(*end),
         Change::Wait { after, .. } if after.is_zero() => Status::Pending,
-        Change::Wait { .. } | Change::BecomePending | Change::Start | Change::RequestCancel => Status::Scheduled,
+        Change::Wait { .. } | Change::BecomePending | Change::Start | Change::RequestCancel => {
+            Status::Scheduled
+        }
     };
     Signal::State { task: settlement.task, attempt: settlement.attempt, status }
 }
@@ -157,7 +159,14 @@ fn log_end(ended: &Ended, change: &Change) {
         (Change::Wait { after, .. }, error) => {
             let error = error.map_or(String::new(), |error| format!(": {}: {}", error.code, error.message));
             let again = after.as_secs_f64();
-            tracing::warn!(task_id = id, attempt, task_type, seconds, outcome, "runs again in {again:.1}s{error}");
+            tracing::warn!(
+                task_id = id,
+                attempt,
+                task_type,
+                seconds,
+                outcome,
+                "runs again in {again:.1}s{error}"
+            );
         }
         (Change::BecomePending | Change::Start | Change::RequestCancel, _) => {}
     }

@@ -1,0 +1,93 @@
+//! A product in a test's hand: the memory store on tokio's clock, which tests can pause, and a worker.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta};
+use domain::{Json, LeaseTerms, QueueName, Routes, Task, TaskId, TaskType, Tenant, WorkerName};
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::{
+    in_process::InProcessSignals,
+    memory::MemoryStore,
+    ports::{Chance, MockChance, Store},
+    registry::{Registry, TaskTypeSpec},
+    tasks::{Submission, Tasks},
+    upkeep::Upkeep,
+    worker::{Shutdown, Worker, WorkerConfig, WorkerPorts},
+};
+
+pub(crate) struct Product {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) tasks: Tasks,
+    ports: WorkerPorts,
+}
+
+impl Product {
+    /// A product with these task types. Its store's clock is tokio's.
+    pub(crate) fn new(types: impl IntoIterator<Item = TaskTypeSpec>) -> Self {
+        let start = Instant::now();
+        let epoch = DateTime::from_timestamp(1_800_000_000, 0).expect("a moment");
+        let store = Arc::new(MemoryStore::with_clock(move || {
+            epoch + TimeDelta::from_std(start.elapsed()).expect("a short test")
+        }));
+        let mut chance = MockChance::new();
+        chance.expect_next().returning(|| 0.5);
+        let ports = WorkerPorts {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            order: None,
+            signals: Arc::new(InProcessSignals::new()),
+            registry: Arc::new(Registry::new(types).expect("distinct types")),
+            routes: Arc::new(Routes::default()),
+            chance: Arc::new(chance) as Arc<dyn Chance>,
+        };
+        let WorkerPorts { signals, registry, routes, .. } = ports.clone();
+        Self { tasks: Tasks::new(Arc::clone(&store) as _, None, signals, registry, routes), store, ports }
+    }
+
+    /// Starts a worker of every queue.
+    pub(crate) fn worker(&self, concurrency: usize) -> (Shutdown, JoinHandle<()>) {
+        let shutdown = Shutdown::default();
+        let config = WorkerConfig {
+            name: WorkerName::new("test@host").expect("a valid name"),
+            queues: Vec::new(),
+            concurrency,
+            lease: LeaseTerms::default(),
+            grace: Duration::from_secs(10),
+        };
+        let worker = Worker::new(config, self.ports.clone()).run(shutdown.clone());
+        (shutdown, tokio::spawn(worker))
+    }
+
+    pub(crate) fn upkeep(&self) -> Upkeep {
+        let WorkerPorts { store, order, signals, .. } = self.ports.clone();
+        Upkeep::new(store, order, signals, LeaseTerms::default())
+    }
+
+    pub(crate) async fn submit(&self, task_type: &str, change: impl FnOnce(&mut Submission)) -> TaskId {
+        let mut submission =
+            Submission::new(TaskType::new(task_type).expect("a type"), Json::parse("null").expect("JSON"));
+        change(&mut submission);
+        self.tasks.submit(&Tenant::default(), vec![submission]).await.expect("submitted")[0].id
+    }
+
+    pub(crate) async fn read(&self, id: TaskId) -> Task {
+        self.tasks.read(&Tenant::default(), id).await.expect("readable").expect("known")
+    }
+
+    /// The task once it has ended, within ten minutes of the test's time.
+    pub(crate) async fn end_of(&self, id: TaskId) -> Task {
+        for _ in 0..20 {
+            let task =
+                self.tasks.wait(&Tenant::default(), id, Duration::from_secs(30)).await.expect("readable");
+            let task = task.expect("known");
+            if task.status.is_terminal() {
+                return task;
+            }
+        }
+        panic!("task {id} has not ended: {:?}", self.read(id).await);
+    }
+}
+
+pub(crate) fn queue(name: &str) -> QueueName {
+    QueueName::new(name).expect("a valid name")
+}
