@@ -69,7 +69,7 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     let parts = if parts.is_empty() { &Part::ALL[..] } else { parts };
     let wanted = wanted_tools(parts);
-    let tools = match tools::find(&wanted, false)? {
+    let tools = match tools::find(&wanted, false, &workspace.tools())? {
         Search::Complete(tools) => tools,
         Search::Incomplete(advice) => {
             eprintln!("{advice}");
@@ -166,7 +166,7 @@ impl Clients<'_> {
         command.arg("lint").arg(&self.document).arg("--config").arg("redocly.yaml");
         // It reports usage to its makers otherwise.
         command.env("REDOCLY_TELEMETRY", "off").env("REDOCLY_SUPPRESS_UPDATE_NOTICE", "true");
-        process::run(&mut command)?;
+        process::run(&command)?;
         Ok(Count::ONE)
     }
 
@@ -179,7 +179,7 @@ impl Clients<'_> {
         let mut test = self.python_program("python");
         test.arg(self.workspace.clients().join("python/submit_watch_result.py"));
         test.env("PYTHONPATH", &generated).env("TASK_RUNNER_URL", url);
-        process::run(&mut test)?;
+        process::run(&test)?;
         Ok(Count::ONE)
     }
 
@@ -201,7 +201,7 @@ impl Clients<'_> {
         process::output(&mut compile)?;
         let mut test = Command::new(self.tools.path(Tool::Node)?);
         test.arg(directory.join("out/submit_watch_result.js")).env("TASK_RUNNER_URL", url);
-        process::run(&mut test)?;
+        process::run(&test)?;
         Ok(Count::ONE)
     }
 
@@ -215,7 +215,7 @@ impl Clients<'_> {
         command.args(["--workers", "4", "--request-timeout", "30", "--suppress-health-check", "all"]);
         // An event stream lasts as long as its task: the generated clients read it instead.
         command.args(["--exclude-path-regex", "/events$", "--warnings", "off", "--no-color"]);
-        process::run(&mut command)?;
+        process::run(&command)?;
         Ok(Count::ONE)
     }
 
@@ -278,7 +278,7 @@ pub(crate) fn npm_install(tools: &Tools, directory: &Path) -> Result<()> {
     }
     let npm = |verb: &str| {
         let mut command = Command::new(tools.path(Tool::Npm)?);
-        command.arg(verb).current_dir(directory).env("PATH", path_with(tools.path(Tool::Node).ok()));
+        command.arg(verb).current_dir(directory);
         process::output(&mut command)
     };
     if let Err(error) = npm("ci") {
@@ -289,7 +289,7 @@ pub(crate) fn npm_install(tools: &Tools, directory: &Path) -> Result<()> {
 }
 
 /// The PATH with the directory of `program` before all others: its scripts find it, and not an older one.
-fn path_with(program: Option<&Path>) -> OsString {
+pub(crate) fn path_with(program: Option<&Path>) -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let Some(directory) = program.and_then(Path::parent) else { return path };
     let directories = std::iter::once(directory.to_path_buf()).chain(std::env::split_paths(&path));

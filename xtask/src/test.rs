@@ -35,7 +35,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let parts: &[Part] = if options.filter.is_some() { &[] } else { &Part::ALL };
     let mut wanted = RUST_TOOLS.to_vec();
     wanted.extend(clients::wanted_tools(parts).into_iter().filter(|tool| !RUST_TOOLS.contains(tool)));
-    let tools = match tools::find(&wanted, options.install)? {
+    let tools = match tools::find(&wanted, options.install, &workspace.tools())? {
         Search::Complete(tools) => tools,
         Search::Incomplete(advice) => {
             eprintln!("{advice}");
@@ -92,8 +92,10 @@ fn rust_tests(workspace: &Workspace, tools: &Tools, options: &Options) -> Result
     command.env("TASK_RUNNER_TEST_REDIS_URL", &redis.url);
     command.env("TASK_RUNNER_AIMOCK", workspace.clients().join("aimock/node_modules/.bin/llmock"));
 
+    command.env("PATH", clients::path_with(Some(tools.path(Tool::Node)?)));
+
     let mut count = Count::default();
-    let succeeded = process::watch(&mut command, |line| count.add_line(line))?;
+    let succeeded = process::watch(&command, |line| count.add_line(line))?;
     if !succeeded && count.failed == 0 {
         // Something did not compile, or a test process died before it could count.
         count.failed = 1;

@@ -17,7 +17,7 @@ pub(crate) enum Tool {
     Postgres,
     /// `redis-server`, version 7 or later.
     Redis,
-    /// `node`, version 18 or later.
+    /// `node`, version 20.15 or later.
     Node,
     /// `npm`
     Npm,
@@ -49,14 +49,14 @@ impl Tool {
         match self {
             Self::Postgres => "PostgreSQL 15 or later",
             Self::Redis => "redis-server 7 or later",
-            Self::Node => "Node 18 or later",
+            Self::Node => "Node 20.15 or later",
             Self::Npm => "npm",
             Self::Python => "Python 3.11 or later with venv",
         }
     }
 
     /// Where it is: the program, or for PostgreSQL the directory of its programs.
-    fn find(self) -> Option<PathBuf> {
+    fn find(self, home: &Path) -> Option<PathBuf> {
         match self {
             Self::Postgres => postgres_directories().into_iter().find(|bin| {
                 ["initdb", "postgres", "pg_isready"].iter().all(|name| bin.join(name).is_file())
@@ -67,7 +67,8 @@ impl Tool {
                 version(program, "--version").is_some_and(|found| found >= (7, 0))
             }),
             Self::Node => {
-                on_path("node", |program| version(program, "--version").is_some_and(|found| found >= (18, 0)))
+                let suits = |program: &Path| version(program, "--version").is_some_and(|at| at >= NODE);
+                on_path("node", suits).or_else(|| Some(own_node(home)).filter(|program| suits(program)))
             }
             Self::Npm => on_path("npm", |program| version(program, "--version").is_some()),
             Self::Python => on_path("python3", |program| {
@@ -101,9 +102,19 @@ pub(crate) enum Search {
     Incomplete(String),
 }
 
-/// Finds `wanted`; installs what is missing with apt as root (or, when `install` says so, through sudo).
-pub(crate) fn find(wanted: &[Tool], install: bool) -> Result<Search> {
-    let missing = missing(wanted);
+/// What the OpenAI-compatible test server runs on.
+const NODE: (u32, u32) = (20, 15);
+
+/// What is fetched where the system's Node is older than that, as Debian 12's is: npm has it as a package.
+const NODE_PACKAGE: &str = "node@22.23.3";
+
+/// Finds `wanted`; installs what is missing with apt as root (or, when `install` says so, through sudo). `home` keeps
+/// what is not installed on the machine but for this checkout alone.
+pub(crate) fn find(wanted: &[Tool], install: bool, home: &Path) -> Result<Search> {
+    let mut missing = missing(wanted, home);
+    if missing.contains(&Tool::Node) && fetch_node(home)? {
+        missing.retain(|tool| *tool != Tool::Node);
+    }
     if !missing.is_empty() {
         let apt = on_path("apt-get", |_| true).is_some();
         let root = servers::is_root()?;
@@ -111,10 +122,13 @@ pub(crate) fn find(wanted: &[Tool], install: bool) -> Result<Search> {
             return Ok(Search::Incomplete(advice(&missing, apt)));
         }
         apt_install(&missing, root)?;
+        if Tool::Node.find(home).is_none() && wanted.contains(&Tool::Node) {
+            fetch_node(home)?;
+        }
     }
     let mut tools = Tools::default();
     for tool in wanted {
-        let Some(path) = tool.find() else {
+        let Some(path) = tool.find(home) else {
             return Ok(Search::Incomplete(format!(
                 "this machine's packages have no {}: install it by hand",
                 tool.name()
@@ -125,8 +139,25 @@ pub(crate) fn find(wanted: &[Tool], install: bool) -> Result<Search> {
     Ok(Search::Complete(tools))
 }
 
-fn missing(wanted: &[Tool]) -> Vec<Tool> {
-    wanted.iter().copied().filter(|tool| tool.find().is_none()).collect()
+fn missing(wanted: &[Tool], home: &Path) -> Vec<Tool> {
+    wanted.iter().copied().filter(|tool| tool.find(home).is_none()).collect()
+}
+
+fn own_node(home: &Path) -> PathBuf {
+    home.join("node_modules/node/bin/node")
+}
+
+/// Gets a Node of our own where there is an npm to get it with; answers whether there is one now.
+fn fetch_node(home: &Path) -> Result<bool> {
+    let Some(npm) = Tool::Npm.find(home) else { return Ok(false) };
+    println!(
+        "this machine's Node is too old for the tests: fetching {NODE_PACKAGE} into the target directory"
+    );
+    std::fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
+    let mut command = Command::new(npm);
+    command.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(home).arg(NODE_PACKAGE);
+    process::output(&mut command).context("cannot fetch a Node from npm")?;
+    Ok(Tool::Node.find(home).is_some())
 }
 
 /// What is missing and the one line that installs it.
@@ -227,7 +258,7 @@ mod tests {
     fn the_advice_is_one_line_to_run() {
         let text = advice(&[Tool::Postgres, Tool::Node], true);
         let line = "\n  sudo apt-get update && sudo apt-get install -y postgresql nodejs\n";
-        assert!(text.contains("PostgreSQL 15 or later, Node 18 or later"), "{text}");
+        assert!(text.contains("PostgreSQL 15 or later, Node 20.15 or later"), "{text}");
         assert!(text.contains(line), "{text}");
     }
 

@@ -46,6 +46,11 @@ impl Workspace {
         self.root.join("tests/clients")
     }
 
+    /// Where the tests keep tools of their own.
+    pub(crate) fn tools(&self) -> PathBuf {
+        self.target.join("tools")
+    }
+
     /// A built binary of the debug profile.
     pub(crate) fn binary(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)
