@@ -147,7 +147,7 @@ impl Upkeep {
                 let (task, attempt) = (orphan.id, orphan.counters.attempt);
                 match settlement.change {
                     Change::Finish { end, .. } => {
-                        news.push(Signal::State { task, attempt, status: end.into() })
+                        news.push(Signal::State { task, attempt, status: end.into() });
                     }
                     Change::Wait { .. } => {
                         waiting.push(orphan.waiting);
