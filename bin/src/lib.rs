@@ -1,1 +1,10 @@
-//! Configuration and wiring of the task runner, for its three binaries and for the main() of Rust users.
+//! Configuration and wiring: which adapter stands behind which port, and how a process starts, serves and drains.
+//!
+//! The three binaries are thin: `task-runner` (everything in one process, and the command line), `task-runner-api`
+//! and `task-runner-worker`. A Rust program with task types of its own starts the same way: see [`process::Process`].
+
+pub mod client;
+pub mod config;
+pub mod logs;
+pub mod process;
+pub mod wiring;

@@ -1,0 +1,51 @@
+//! `task-runner-worker`: runs tasks, on PostgreSQL and Redis. Run as many as you like.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use task_runner::{
+    config::Layers,
+    process::{Process, Role},
+};
+
+/// A worker of the task runner. Every configuration key is also read from the environment; `task-runner config` lists
+/// them.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// The configuration file [default: task-runner.toml where it exists].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// postgres://… [env: DATABASE_URL].
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// redis://… [env: REDIS_URL].
+    #[arg(long, value_name = "URL")]
+    redis_url: Option<String>,
+    /// Queues to serve, comma separated [env: WORKER_QUEUES] [default: every queue, also later ones].
+    #[arg(long, short = 'Q', value_name = "A,B")]
+    queues: Option<String>,
+    /// What people call it; %h is the host, %p the process id [env: WORKER_NAME] [default: worker@%h].
+    #[arg(long, short = 'n', value_name = "NAME")]
+    name: Option<String>,
+    /// Tasks in flight at once [env: WORKER_CONCURRENCY] [default: 1000].
+    #[arg(long, short = 'c', value_name = "N")]
+    concurrency: Option<usize>,
+    /// What is logged [env: RUST_LOG] [default: info].
+    #[arg(long, value_name = "FILTER")]
+    loglevel: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let mut layers = Layers::read(cli.config.as_deref())?;
+    layers.flag("database_url", cli.database_url);
+    layers.flag("redis_url", cli.redis_url);
+    layers.flag("worker_queues", cli.queues);
+    layers.flag("worker_name", cli.name);
+    layers.flag("worker_concurrency", cli.concurrency);
+    layers.flag("rust_log", cli.loglevel);
+    Process::new(layers.config()?, Role::Worker).run().await
+}

@@ -1,0 +1,519 @@
+//! Configuration: defaults < file < environment (and `.env`) < flags. One table of keys serves all binaries.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use domain::{LeaseTerms, QueueName, Route, Routes, WorkerName};
+use providers_adapter::LatencyRange;
+
+/// The file that is read when it exists and `--config` names no other.
+pub const DEFAULT_FILE: &str = "task-runner.toml";
+
+/// A key: its name in the file (the environment has it in capitals), its default, and what it means.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Such as `database_url`.
+    pub name: &'static str,
+    /// Empty for none.
+    pub default: &'static str,
+    /// One line.
+    pub meaning: &'static str,
+    /// Never shown.
+    pub secret: bool,
+}
+
+const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, meaning, secret: false }
+}
+
+/// Every key. Lists of routes exist in the file only: `[[routes]] pattern = "ai.*" queue = "ai_processing"`.
+pub const KEYS: &[Key] = &[
+    key(
+        "database_url",
+        "sqlite://data/task-runner.db",
+        "postgres://… for any number of processes, sqlite://PATH for one",
+    ),
+    key("database_pool_size", "20", "most connections to PostgreSQL of one process"),
+    key("database_connect_timeout", "5s", "how long to wait for a connection to PostgreSQL"),
+    key("database_statement_timeout", "30s", "how long one statement may take"),
+    key("redis_url", "", "redis://…, with PostgreSQL: order and news; without it workers poll the store"),
+    key("redis_pool_size", "8", "most connections to Redis of one process"),
+    key("redis_prefix", "task-runner", "what every key in Redis starts with"),
+    key("listen", "127.0.0.1:8000", "where the API listens; keep it on loopback, there are no API keys yet"),
+    key("api_prefix", "/api/v1", "what every route of the API starts with"),
+    key("allowed_hosts", "", "further Host names to answer to, comma separated; `*` for any"),
+    Key { name: "openai_api_key", default: "", meaning: "key for the provider", secret: true },
+    key(
+        "openai_base_url",
+        "",
+        "any OpenAI-compatible server; https://api.openai.com/v1 when only a key is set",
+    ),
+    key("openai_connect_timeout", "10s", "until the provider accepts the connection"),
+    key("openai_first_token_timeout", "120s", "until the first piece of the answer"),
+    key("openai_idle_timeout", "60s", "between two pieces of the answer"),
+    key("openai_total_timeout", "30m", "for the whole answer"),
+    key("simulated_latency", "5s..15s", "how long the simulated provider takes; 0s for none"),
+    key("worker_name", "worker@%h", "what people call this worker; %h is the host, %p the process id"),
+    key("worker_queues", "", "queues to serve, comma separated; empty for every queue, also later ones"),
+    key("worker_concurrency", "1000", "tasks in flight at once"),
+    key("lease_seconds", "12", "a silent worker's tasks are taken over after about this long"),
+    key("shutdown_grace", "10s", "how long a drain waits for running tasks before it gives them back"),
+    key("default_queue", "default", "where tasks go that no route claims"),
+    key("log_format", "text", "text or json"),
+    key("rust_log", "info", "what is logged, such as `info` or `task_runner=debug,info`"),
+];
+
+/// Older names of keys, accepted in the environment.
+const ALIASES: &[(&str, &str)] = &[("API_V1_STR", "api_prefix")];
+
+/// Values by key, with where each came from.
+#[derive(Debug, Clone, Default)]
+pub struct Layers {
+    values: BTreeMap<&'static str, (String, String)>,
+    routes: Option<Vec<Route>>,
+}
+
+/// What the process was started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where tasks are kept.
+    pub database: Database,
+    /// PostgreSQL's pool.
+    pub database_pool_size: u32,
+    /// Patience for a connection.
+    pub database_connect_timeout: Duration,
+    /// Patience for a statement.
+    pub database_statement_timeout: Duration,
+    /// Order and news.
+    pub redis_url: Option<String>,
+    /// Redis' pool.
+    pub redis_pool_size: u32,
+    /// Redis' keys.
+    pub redis_prefix: String,
+    /// The API's address.
+    pub listen: std::net::SocketAddr,
+    /// The API's routes.
+    pub api_prefix: String,
+    /// Further Host names.
+    pub allowed_hosts: Vec<String>,
+    /// Who answers prompts.
+    pub provider: Provider,
+    /// The worker's name.
+    pub worker_name: WorkerName,
+    /// The worker's queues.
+    pub worker_queues: Vec<QueueName>,
+    /// The worker's slots.
+    pub worker_concurrency: usize,
+    /// The worker's lease.
+    pub lease: LeaseTerms,
+    /// The worker's patience at the end.
+    pub shutdown_grace: Duration,
+    /// Which queue a type goes to.
+    pub routes: Routes,
+    /// JSON lines instead of text.
+    pub json_logs: bool,
+    /// The log filter.
+    pub log_filter: String,
+}
+
+/// Where tasks are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// One process, one file.
+    Sqlite(PathBuf),
+    /// Any number of processes; the URL, with its password.
+    Postgres(String),
+}
+
+/// Who answers prompts.
+#[derive(Clone)]
+pub enum Provider {
+    /// Nobody: made-up answers that take this long.
+    Simulated(LatencyRange),
+    /// An OpenAI-compatible server.
+    OpenAi {
+        /// Its base URL.
+        base_url: String,
+        /// The key, if it wants one.
+        api_key: Option<String>,
+        /// Connect, first token, idle, total.
+        timeouts: [Duration; 4],
+    },
+}
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Simulated(latency) => write!(f, "Simulated({latency})"),
+            Self::OpenAi { base_url, .. } => write!(f, "OpenAi({base_url})"),
+        }
+    }
+}
+
+impl Layers {
+    /// Reads the file (`named`, else [`DEFAULT_FILE`] where it exists), `.env` and the environment.
+    pub fn read(named: Option<&Path>) -> Result<Self> {
+        let mut layers = Self::default();
+        let file = named
+            .map(Path::to_path_buf)
+            .or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
+        if let Some(file) = file {
+            let text =
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            layers.add_file(&text, &file.display().to_string())?;
+        }
+        let dot_env: Vec<(String, String)> = match dotenvy::dotenv_iter() {
+            Ok(all) => all.collect::<Result<_, _>>().context("cannot read .env")?,
+            Err(dotenvy::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).context("cannot read .env"),
+        };
+        layers.add_environment(dot_env, ".env");
+        layers.add_environment(
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+            "the environment",
+        );
+        Ok(layers)
+    }
+
+    fn add_file(&mut self, text: &str, name: &str) -> Result<()> {
+        let table: toml::Table = toml::from_str(text).with_context(|| format!("{name} is not valid TOML"))?;
+        for (found, value) in table {
+            if found == "routes" {
+                self.routes = Some(read_routes(value).with_context(|| format!("in {name}"))?);
+                continue;
+            }
+            let Some(known) = KEYS.iter().find(|key| key.name == found) else {
+                let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+                bail!("{name}: unknown key {found:?}; known are routes, {}", known.join(", "));
+            };
+            let value = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Float(number) => number.to_string(),
+                toml::Value::Boolean(value) => value.to_string(),
+                toml::Value::Array(items) if items.iter().all(toml::Value::is_str) => {
+                    items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
+                }
+                other => bail!("{name}: {found} is a {}; write it as text or a number", other.type_str()),
+            };
+            self.values.insert(known.name, (value, name.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn add_environment(&mut self, variables: impl IntoIterator<Item = (String, String)>, source: &str) {
+        for (name, value) in variables {
+            let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, key)| *key);
+            let key = KEYS.iter().find(|key| Some(key.name) == alias || key.name.to_uppercase() == name);
+            if let Some(key) = key
+                && !value.is_empty()
+            {
+                self.values.insert(key.name, (value, source.to_owned()));
+            }
+        }
+    }
+
+    /// Adds what was given on the command line.
+    pub fn flag(&mut self, name: &'static str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.values.insert(name, (value.to_string(), "the command line".to_owned()));
+        }
+    }
+
+    /// Each key with its value as shown to people and its source.
+    pub fn show(&self) -> Vec<(Key, String, String)> {
+        KEYS.iter()
+            .map(|key| {
+                let (value, source) = self
+                    .values
+                    .get(key.name)
+                    .cloned()
+                    .unwrap_or((key.default.to_owned(), "default".to_owned()));
+                let value = if key.secret && !value.is_empty() {
+                    "(set)".to_owned()
+                } else {
+                    without_password(&value)
+                };
+                (*key, value, source)
+            })
+            .collect()
+    }
+
+    fn text(&self, name: &str) -> &str {
+        let default = KEYS.iter().find(|key| key.name == name).map_or("", |key| key.default);
+        self.values.get(name).map_or(default, |(value, _)| value).trim()
+    }
+
+    fn optional(&self, name: &str) -> Option<String> {
+        Some(self.text(name)).filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+
+    fn bad(&self, name: &str, why: impl Display) -> anyhow::Error {
+        let source = self.values.get(name).map_or("default", |(_, source)| source);
+        let secret = KEYS.iter().any(|key| key.name == name && key.secret);
+        let value = if secret { "(hidden)".to_owned() } else { without_password(self.text(name)) };
+        anyhow!("{} = {value:?} (from {source}): {why}", name.to_uppercase())
+    }
+
+    fn parse<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T> {
+        self.text(name).parse().map_err(|error| self.bad(name, error))
+    }
+
+    fn number<T: FromStr<Err: Display> + PartialOrd + Display>(
+        &self,
+        name: &str,
+        least: T,
+        most: T,
+    ) -> Result<T> {
+        let value: T = self.parse(name)?;
+        if value < least || value > most {
+            return Err(self.bad(name, format!("not between {least} and {most}")));
+        }
+        Ok(value)
+    }
+
+    fn duration(&self, name: &str) -> Result<Duration> {
+        parse_duration(self.text(name)).map_err(|why| self.bad(name, why))
+    }
+
+    /// Checks everything.
+    pub fn config(&self) -> Result<Config> {
+        let fallback = self.parse::<QueueName>("default_queue")?;
+        let routes = self.routes.clone().unwrap_or_else(|| Routes::default().rules().to_vec());
+        let lease = Duration::try_from_secs_f64(self.parse::<f64>("lease_seconds")?)
+            .ok()
+            .and_then(LeaseTerms::new)
+            .ok_or_else(|| self.bad("lease_seconds", "not between 1 and 3600"))?;
+        let api_prefix = self.text("api_prefix").trim_end_matches('/').to_owned();
+        if !api_prefix.starts_with('/')
+            || api_prefix.chars().any(|c| !(c.is_ascii_alphanumeric() || "/_-.".contains(c)))
+        {
+            return Err(self.bad("api_prefix", "not a path such as /api/v1"));
+        }
+        let json_logs = match self.text("log_format") {
+            "text" => false,
+            "json" => true,
+            _ => return Err(self.bad("log_format", "neither text nor json")),
+        };
+        Ok(Config {
+            database: self.database()?,
+            database_pool_size: self.number("database_pool_size", 2, 1000)?,
+            database_connect_timeout: self.duration("database_connect_timeout")?,
+            database_statement_timeout: self.duration("database_statement_timeout")?,
+            redis_url: self.optional("redis_url"),
+            redis_pool_size: self.number("redis_pool_size", 1, 1000)?,
+            redis_prefix: self.text("redis_prefix").to_owned(),
+            listen: self
+                .parse("listen")
+                .map_err(|error| anyhow!("{error}; give address:port, such as 127.0.0.1:8000"))?,
+            api_prefix,
+            allowed_hosts: self.list("allowed_hosts"),
+            provider: self.provider()?,
+            worker_name: self.worker_name()?,
+            worker_queues: self
+                .list("worker_queues")
+                .iter()
+                .map(|name| QueueName::new(name).map_err(|error| self.bad("worker_queues", error)))
+                .collect::<Result<_>>()?,
+            worker_concurrency: self.number("worker_concurrency", 1, 1_000_000)?,
+            lease,
+            shutdown_grace: self.duration("shutdown_grace")?,
+            routes: Routes::new(routes, fallback),
+            json_logs,
+            log_filter: self.text("rust_log").to_owned(),
+        })
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        self.text(name).split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn database(&self) -> Result<Database> {
+        let url = self.text("database_url");
+        let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
+        match scheme.split('+').next().unwrap_or_default() {
+            "sqlite" => {
+                let path = rest.trim_start_matches("//");
+                let path = path.split('?').next().unwrap_or_default();
+                if path.is_empty() {
+                    return Err(self.bad("database_url", "names no file; write sqlite://data/task-runner.db"));
+                }
+                Ok(Database::Sqlite(PathBuf::from(path)))
+            }
+            "postgres" | "postgresql" => Ok(Database::Postgres(url.to_owned())),
+            _ => Err(self.bad("database_url", "starts with neither postgres:// nor sqlite://")),
+        }
+    }
+
+    fn provider(&self) -> Result<Provider> {
+        let (api_key, base_url) = (self.optional("openai_api_key"), self.optional("openai_base_url"));
+        if api_key.is_none() && base_url.is_none() {
+            return Ok(Provider::Simulated(self.parse("simulated_latency")?));
+        }
+        let timeouts = [
+            self.duration("openai_connect_timeout")?,
+            self.duration("openai_first_token_timeout")?,
+            self.duration("openai_idle_timeout")?,
+            self.duration("openai_total_timeout")?,
+        ];
+        let base_url = base_url.unwrap_or_else(|| "https://api.openai.com/v1".to_owned());
+        Ok(Provider::OpenAi { base_url, api_key, timeouts })
+    }
+
+    fn worker_name(&self) -> Result<WorkerName> {
+        let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+        let host = match host.trim() {
+            "" => std::env::var_os("HOSTNAME").or_else(|| std::env::var_os("COMPUTERNAME")),
+            name => Some(name.into()),
+        };
+        let host = host.map_or("localhost".to_owned(), |name| name.to_string_lossy().into_owned());
+        let name =
+            self.text("worker_name").replace("%h", &host).replace("%p", &std::process::id().to_string());
+        WorkerName::new(name).map_err(|error| self.bad("worker_name", error))
+    }
+}
+
+fn read_routes(value: toml::Value) -> Result<Vec<Route>> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Rule {
+        pattern: String,
+        queue: String,
+    }
+    let rules: Vec<Rule> = value.try_into().context("routes: a list of { pattern, queue } is expected")?;
+    rules.into_iter().map(|rule| Ok(Route::new(rule.pattern, QueueName::new(rule.queue)?)?)).collect()
+}
+
+/// Reads `10s`, `500ms`, `1m`, `2h`, or a plain number of seconds.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{text:?} is not a duration such as 10s, 500ms, 5m or 1h")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| format!("{text:?} is not a duration such as 10s, 500ms, 5m or 1h"))?;
+    Duration::try_from_secs_f64(number * scale).map_err(|_| format!("{text:?} is too long"))
+}
+
+/// A URL as it may be shown: `scheme://user:***@host`.
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(authority_end);
+    match authority.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((user, _)) => format!("{scheme}://{user}:***@{host}{path}"),
+            None => url.to_owned(),
+        },
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(file: &str, environment: &[(&str, &str)]) -> Result<Layers> {
+        let mut layers = Layers::default();
+        layers.add_file(file, "test.toml")?;
+        layers
+            .add_environment(environment.iter().map(|(k, v)| ((*k).into(), (*v).into())), "the environment");
+        Ok(layers)
+    }
+
+    #[test]
+    fn the_defaults_are_a_standalone_product() {
+        let config = Layers::default().config().expect("valid");
+        assert_eq!(config.database, Database::Sqlite("data/task-runner.db".into()));
+        assert!(config.listen.ip().is_loopback());
+        assert!(matches!(config.provider, Provider::Simulated(_)));
+        assert_eq!(config.routes, Routes::default());
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let mut layers = layers("worker_concurrency = 1\nlease_seconds = 20", &[("WORKER_CONCURRENCY", "2")])
+            .expect("valid");
+        assert_eq!(layers.config().expect("valid").worker_concurrency, 2);
+        assert_eq!(layers.config().expect("valid").lease.length(), Duration::from_secs(20));
+        layers.flag("worker_concurrency", Some(3));
+        assert_eq!(layers.config().expect("valid").worker_concurrency, 3);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_value_and_source() {
+        let error =
+            layers("", &[("WORKER_CONCURRENCY", "many")]).expect("read").config().expect_err("not a number");
+        let text = error.to_string();
+        assert!(
+            text.contains("WORKER_CONCURRENCY") && text.contains("many") && text.contains("environment"),
+            "{text}"
+        );
+        let text = layers("databse_url = 'x'", &[]).expect_err("a typo").to_string();
+        assert!(text.contains("databse_url") && text.contains("test.toml"), "{text}");
+    }
+
+    #[test]
+    fn passwords_and_keys_are_not_shown() {
+        let error = layers("", &[("DATABASE_URL", "mysql://me:secret@db/x")])
+            .expect("read")
+            .config()
+            .expect_err("mysql");
+        assert!(!error.to_string().contains("secret"), "{error}");
+        let layers = layers("", &[("OPENAI_API_KEY", "sk-secret")]).expect("read");
+        assert!(layers.show().iter().all(|(_, value, _)| !value.contains("secret")));
+        assert!(!format!("{:?}", layers.config().expect("valid")).contains("secret"));
+    }
+
+    #[test]
+    fn routes_come_from_the_file() {
+        let file = "default_queue = 'rest'\n[[routes]]\npattern = 'ai.*'\nqueue = 'slow'";
+        let routes = layers(file, &[]).expect("valid").config().expect("valid").routes;
+        assert_eq!(routes.queue_for(&domain::TaskType::new("ai.x").expect("valid")).as_str(), "slow");
+        assert_eq!(routes.queue_for(&domain::TaskType::new("demo.x").expect("valid")).as_str(), "rest");
+    }
+
+    #[test]
+    fn other_spellings_of_postgres_are_read() {
+        for url in ["postgres://h/d", "postgresql://h/d", "postgresql+asyncpg://h/d"] {
+            let config = layers("", &[("DATABASE_URL", url)]).expect("read").config().expect("valid");
+            assert_eq!(config.database, Database::Postgres(url.to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_documented_keys_are_these() {
+        let document = include_str!("../../docs/configuration.md");
+        let mut table = String::from("| key | default | meaning |\n|---|---|---|\n");
+        for key in KEYS {
+            table.push_str(
+                &format!("| `{}` | `{}` | {} |\n", key.name, key.default, key.meaning).replace("``", ""),
+            );
+        }
+        assert!(document.contains(&table), "docs/configuration.md should contain:\n\n{table}");
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, millis) in
+            [("10s", 10_000), ("500ms", 500), ("1.5m", 90_000), ("2h", 7_200_000), ("3", 3000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "-1s", "10 parsecs", "1e9h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A process from start to drain.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use application::{
+    registry::TaskTypeSpec,
+    worker::{Shutdown, Worker},
+};
+use http_adapter::ApiConfig;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, Database},
+    logs,
+    wiring::{Wiring, worker_config},
+};
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything, in one process.
+    Standalone,
+    /// The HTTP API and the upkeep.
+    Api,
+    /// A worker and the upkeep.
+    Worker,
+}
+
+/// A process of the product. Programs with task types of their own add them with [`Process::with_types`].
+pub struct Process {
+    config: Config,
+    role: Role,
+    types: Vec<TaskTypeSpec>,
+}
+
+impl Process {
+    /// A process with the built-in task types.
+    pub fn new(config: Config, role: Role) -> Self {
+        Self { config, role, types: Vec::new() }
+    }
+
+    /// Adds task types.
+    pub fn with_types(mut self, types: impl IntoIterator<Item = TaskTypeSpec>) -> Self {
+        self.types.extend(types);
+        self
+    }
+
+    /// Starts, serves until a signal comes, drains. A second signal stops at once.
+    pub async fn run(self) -> Result<()> {
+        let Self { config, role, types } = self;
+        logs::start(&config)?;
+        let wiring = Wiring::connect(&config, role == Role::Standalone, types).await?;
+        let shutdown = Shutdown::default();
+        let stop_api = CancellationToken::new();
+        tokio::spawn(listen_to_signals(shutdown.clone()));
+
+        let upkeep = tokio::spawn(wiring.upkeep(&config).run(shutdown.drain.clone()));
+        let api = if role == Role::Worker {
+            None
+        } else {
+            let listener = TcpListener::bind(config.listen).await.with_context(|| {
+                format!(
+                    "cannot listen on {}; is another process using it? LISTEN or --listen names another",
+                    config.listen
+                )
+            })?;
+            let address = listener.local_addr()?;
+            let serving = http_adapter::serve(
+                wiring.tasks(),
+                api_config(&config),
+                listener,
+                stop_api.clone().cancelled_owned(),
+            );
+            banner(&config, role, &wiring, Some(address));
+            Some(tokio::spawn(serving))
+        };
+        if role == Role::Worker {
+            banner(&config, role, &wiring, None);
+        }
+        if role == Role::Api {
+            shutdown.drain.cancelled().await;
+        } else {
+            // The API goes on while the worker drains, so that people can watch it.
+            Worker::new(worker_config(&config), wiring.worker_ports()).run(shutdown.clone()).await;
+        }
+        stop_api.cancel();
+        if let Some(api) = api {
+            let patience = config.shutdown_grace + Duration::from_secs(5);
+            match tokio::time::timeout(patience, api).await {
+                Ok(served) => {
+                    served.context("the API's task ended early")?.context("the API could not be served")?
+                }
+                Err(_) => tracing::warn!("some requests did not end in time"),
+            }
+        }
+        upkeep.await.context("the upkeep's task ended early")?;
+        Ok(())
+    }
+}
+
+/// The API as configured.
+pub(crate) fn api_config(config: &Config) -> ApiConfig {
+    ApiConfig {
+        prefix: config.api_prefix.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        allowed_hosts: config.allowed_hosts.clone(),
+        ..ApiConfig::default()
+    }
+}
+
+/// The first signal drains, the second stops hard.
+async fn listen_to_signals(shutdown: Shutdown) {
+    signal().await;
+    tracing::info!("stopping: running tasks are finished or given back; a second signal stops at once");
+    shutdown.drain.cancel();
+    signal().await;
+    shutdown.halt.cancel();
+    tracing::warn!("stopped hard; what was running is taken over when its lease has run out");
+    std::process::exit(130);
+}
+
+#[cfg(unix)]
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be handled, only Ctrl-C");
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+fn banner(config: &Config, role: Role, wiring: &Wiring, address: Option<std::net::SocketAddr>) {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut lines = vec![format!("Async AI Task Runner {version}")];
+    if let Some(address) = address {
+        lines.push(format!("  api       http://{address}{}", config.api_prefix));
+        lines.push(format!("  docs      http://{address}/docs"));
+    }
+    for (what, text) in &wiring.banner {
+        lines.push(format!("  {what:<9} {text}"));
+    }
+    if let (Some(address), Role::Standalone) = (address, role) {
+        let url = format!("http://{address}{}/tasks", config.api_prefix);
+        lines.push(format!("  try       curl -d '{{\"prompt\":\"Explain quantum computing\"}}' {url}"));
+        if config.database == Database::Sqlite("data/task-runner.db".into()) {
+            lines.push("  or        task-runner submit --wait \"Explain quantum computing\"".to_owned());
+        }
+    }
+    // For people at a terminal; machines read the log.
+    println!("{}\n", lines.join("\n"));
+    tracing::info!(version, ?role, store = wiring.banner.first().map(|(_, text)| text.as_str()), "started");
+}

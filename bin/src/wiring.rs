@@ -1,0 +1,163 @@
+//! Which adapter stands behind which port.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use application::{
+    in_process::InProcessSignals,
+    ports::{Chance, Order, Signals, Store, TextGenerator},
+    registry::{Registry, TaskTypeSpec},
+    task_types,
+    tasks::Tasks,
+    upkeep::Upkeep,
+    worker::{WorkerConfig, WorkerPorts},
+};
+use postgres_adapter::{PostgresOptions, PostgresStore};
+use providers_adapter::{OpenAiConfig, OpenAiGenerator, ProviderTimeouts, Secret, SimulatedGenerator};
+use redis_adapter::{RedisOptions, RedisOrder, RedisSignals};
+use sqlite_adapter::SqliteStore;
+
+use crate::config::{Config, Database, Provider, without_password};
+
+/// Adapters, ready to be given to use cases.
+#[derive(Clone)]
+pub struct Wiring {
+    ports: WorkerPorts,
+    /// One line about each dependency, for the start of a process.
+    pub banner: Vec<(&'static str, String)>,
+}
+
+/// Random numbers from the operating system's generator.
+struct Dice;
+
+impl Chance for Dice {
+    fn next(&self) -> f64 {
+        rand::random()
+    }
+}
+
+impl Wiring {
+    /// Connects what the configuration names. `alone` says that this process is the whole product; only then can the
+    /// store be SQLite. `more_types` are registered beside the built-in ones.
+    pub async fn connect(config: &Config, alone: bool, more_types: Vec<TaskTypeSpec>) -> Result<Self> {
+        let mut banner = Vec::new();
+        let (store, order, signals) = adapters(config, alone, &mut banner).await?;
+        let generator = generator(config)?;
+        banner.push(("provider", generator.describe()));
+        let types = task_types::built_in(generator).into_iter().chain(more_types);
+        let registry = Arc::new(Registry::new(types)?);
+        let (routes, chance): (_, Arc<dyn Chance>) = (Arc::new(config.routes.clone()), Arc::new(Dice));
+        Ok(Self { ports: WorkerPorts { store, order, signals, registry, routes, chance }, banner })
+    }
+
+    /// The clients' use cases.
+    pub fn tasks(&self) -> Tasks {
+        let WorkerPorts { store, order, signals, registry, routes, .. } = self.ports.clone();
+        Tasks::new(store, order, signals, registry, routes)
+    }
+
+    /// What a worker needs.
+    pub fn worker_ports(&self) -> WorkerPorts {
+        self.ports.clone()
+    }
+
+    /// The upkeep of this process.
+    pub fn upkeep(&self, config: &Config) -> Upkeep {
+        let WorkerPorts { store, order, signals, .. } = self.ports.clone();
+        Upkeep::new(store, order, signals, config.lease)
+    }
+}
+
+/// How the worker of this configuration behaves.
+pub fn worker_config(config: &Config) -> WorkerConfig {
+    WorkerConfig {
+        name: config.worker_name.clone(),
+        queues: config.worker_queues.clone(),
+        concurrency: config.worker_concurrency,
+        lease: config.lease,
+        grace: config.shutdown_grace,
+    }
+}
+
+/// The OpenAPI document of this configuration; needs nothing to run.
+pub fn openapi_document(config: &Config) -> String {
+    http_adapter::openapi_document(&crate::process::api_config(config))
+}
+
+type Adapters = (Arc<dyn Store>, Option<Arc<dyn Order>>, Arc<dyn Signals>);
+
+async fn adapters(
+    config: &Config,
+    alone: bool,
+    banner: &mut Vec<(&'static str, String)>,
+) -> Result<Adapters> {
+    match &config.database {
+        Database::Sqlite(path) => {
+            if !alone {
+                bail!(
+                    "DATABASE_URL names a SQLite file, which one process has to itself: run `task-runner`, which is API \
+                     and worker in one, or give the API and the workers a postgres:// URL"
+                );
+            }
+            if config.redis_url.is_some() {
+                tracing::warn!("REDIS_URL is not used with SQLite");
+            }
+            let store =
+                SqliteStore::open(path).await.with_context(|| format!("cannot open {}", path.display()))?;
+            let shown = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            banner.push(("store", format!("SQLite, {}", shown.display())));
+            banner.push(("order", "SQLite".to_owned()));
+            Ok((Arc::new(store), None, Arc::new(InProcessSignals::new())))
+        }
+        Database::Postgres(url) => {
+            if alone {
+                PostgresStore::migrate(url, &postgres_options(config)).await?;
+            }
+            let store = PostgresStore::connect(url, &postgres_options(config)).await?;
+            banner.push(("store", format!("PostgreSQL, {}", without_password(url))));
+            let Some(redis_url) = &config.redis_url else {
+                banner.push((
+                    "order",
+                    "PostgreSQL (set REDIS_URL for order and news through Redis)".to_owned(),
+                ));
+                return Ok((Arc::new(store), None, Arc::new(InProcessSignals::one_of_many())));
+            };
+            let options = redis_options(config, redis_url);
+            banner.push(("order", format!("Redis, {}", without_password(redis_url))));
+            let order = RedisOrder::new(options.clone())?;
+            let signals = RedisSignals::new(options)?;
+            Ok((Arc::new(store), Some(Arc::new(order)), Arc::new(signals)))
+        }
+    }
+}
+
+/// PostgreSQL's options as configured.
+pub fn postgres_options(config: &Config) -> PostgresOptions {
+    PostgresOptions {
+        max_connections: config.database_pool_size,
+        connect_timeout: config.database_connect_timeout,
+        statement_timeout: config.database_statement_timeout,
+        ..PostgresOptions::default()
+    }
+}
+
+fn redis_options(config: &Config, url: &str) -> RedisOptions {
+    RedisOptions {
+        url: url.to_owned(),
+        prefix: config.redis_prefix.clone(),
+        pool_size: config.redis_pool_size,
+        ..RedisOptions::default()
+    }
+}
+
+fn generator(config: &Config) -> Result<Arc<dyn TextGenerator>> {
+    Ok(match &config.provider {
+        Provider::Simulated(latency) => Arc::new(SimulatedGenerator::new(*latency)),
+        Provider::OpenAi { base_url, api_key, timeouts: [connect, first_token, idle, total] } => {
+            let timeouts =
+                ProviderTimeouts { connect: *connect, first_token: *first_token, idle: *idle, total: *total };
+            let api_key = api_key.clone().map(Secret::new);
+            Arc::new(OpenAiGenerator::new(OpenAiConfig { base_url: base_url.clone(), api_key, timeouts })?)
+        }
+    })
+}
