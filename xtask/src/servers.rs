@@ -4,8 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::Duration,
 };
@@ -161,10 +160,4 @@ fn as_user(command: &mut Command, user: Option<User>) {
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
-}
-
-/// Whether anybody may run programs that are in `directory`: PostgreSQL runs as another user than root.
-pub(crate) fn is_open_to_all(directory: &Path) -> bool {
-    let open = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0);
-    directory.ancestors().map(Path::to_path_buf).all(|path| path.as_os_str().is_empty() || open(&path))
 }

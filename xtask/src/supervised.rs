@@ -7,7 +7,8 @@
 use std::{
     fs::File,
     net::TcpListener,
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -121,15 +122,25 @@ impl Drop for Supervised {
 
 /// A directory of its own for a server, which `user` may write.
 pub(crate) fn directory(name: &str, user: Option<User>) -> Result<TempDir> {
+    let mut parent = std::env::temp_dir();
+    if user.is_some() && !is_open_to_all(&parent) {
+        parent = PathBuf::from("/tmp");
+    }
     let directory = tempfile::Builder::new()
         .prefix(&format!("task-runner-test-{name}-"))
-        .tempdir()
+        .tempdir_in(parent)
         .context("cannot create a temporary directory")?;
     if let Some(user) = user {
         std::os::unix::fs::chown(directory.path(), Some(user.uid), Some(user.gid))
             .with_context(|| format!("cannot hand {} to user {}", directory.path().display(), user.uid))?;
     }
     Ok(directory)
+}
+
+/// Whether every user may look into `directory`: PostgreSQL runs as another user than root.
+pub(crate) fn is_open_to_all(directory: &Path) -> bool {
+    let open = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0);
+    directory.ancestors().all(|path| path.as_os_str().is_empty() || open(path))
 }
 
 /// A port of 127.0.0.1 that is free now. Another process may still take it: callers try again with a new one.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{process, servers};
+use crate::{process, servers, supervised};
 
 /// A program that tests need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Tool {
             Self::Postgres => postgres_directories().into_iter().find(|bin| {
                 ["initdb", "postgres", "pg_isready"].iter().all(|name| bin.join(name).is_file())
                     && version(&bin.join("postgres"), "--version").is_some_and(|found| found >= (15, 0))
-                    && (servers::is_open_to_all(bin) || !servers::is_root().unwrap_or(false))
+                    && (supervised::is_open_to_all(bin) || !servers::is_root().unwrap_or(false))
             }),
             Self::Redis => on_path("redis-server", |program| {
                 version(program, "--version").is_some_and(|found| found >= (7, 0))
