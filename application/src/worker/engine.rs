@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use domain::{QueueName, Slots, TaskId, WorkerId};
+use domain::{QueueName, Slots, Status, TaskId, WorkerId};
 use tokio::{
     sync::{broadcast::error::RecvError, mpsc, watch},
     time::Instant,
@@ -61,8 +61,10 @@ pub(super) struct Engine {
     /// Endings that are being settled, and whether that is so.
     settling: usize,
     fetching: bool,
-    /// Work was announced while a claim was under way: claim again.
+    /// There may be work: claim as soon as there is room.
     news_of_work: bool,
+    /// The last claim left out queues or tasks for want of slots: each slot that comes free is news.
+    short_of_slots: bool,
     beating: bool,
     last_beat: Instant,
     next_beat: Instant,
@@ -91,6 +93,7 @@ impl Engine {
             settling: 0,
             fetching: false,
             news_of_work: true,
+            short_of_slots: false,
             beating: false,
             last_beat: now,
             next_beat: now,
@@ -133,6 +136,14 @@ impl Engine {
             }
             if give_back_at.is_some_and(|at| Instant::now() >= at) {
                 self.stop_all(Stop::Release);
+            }
+            if give_back_at.is_some_and(|at| Instant::now() >= at + self.config.lease.length()) {
+                let unsettled = self.unsettled.len() + self.settling;
+                tracing::error!(
+                    unsettled,
+                    "the store took no outcomes for a whole lease; others will take over"
+                );
+                return;
             }
             match registered {
                 None if draining && self.unsettled.is_empty() && self.settling == 0 => break,
@@ -261,6 +272,7 @@ impl Engine {
         let queues: Vec<(QueueName, usize)> =
             self.queues.iter().cloned().zip(allowance).filter(|(_, most)| *most > 0).collect();
         if backlog_full || queues.is_empty() {
+            self.short_of_slots = true;
             return;
         }
         self.fetching = true;
@@ -268,6 +280,7 @@ impl Engine {
         if look {
             self.next_look = now + if self.has_news() { LOOK_AT_STORE } else { LOOK_WHEN_ALONE };
         }
+        self.short_of_slots = queues.len() < self.queues.len();
         let limit = self.slots.free().min(LARGEST_CLAIM);
         let want = Want { queues, limit, look_at_the_store: look };
         let (ports, outbox) = (self.ports.clone(), self.outbox.clone());
@@ -349,7 +362,7 @@ impl Engine {
             Message::Ended(ended) => {
                 self.running.remove(&ended.task.id);
                 self.slots.give_back(&ended.task.queue);
-                self.news_of_work = true;
+                self.news_of_work |= self.short_of_slots;
                 self.unsettled.push(*ended);
             }
             Message::Fetched(worker, fetched) => self.take_fetched(worker, *registered, fetched),
@@ -411,6 +424,7 @@ impl Engine {
                     self.next_look = self.next_look.min(Instant::now() + LOOK_WHEN_ALONE);
                 }
                 self.news_of_work |= fetched.maybe_more;
+                self.tell_of_starts(&fetched.tasks);
                 for task in fetched.tasks {
                     self.start(task, worker, registered == Some(worker));
                 }
@@ -420,6 +434,21 @@ impl Engine {
                 self.claim_not_before = Instant::now() + PAUSE_AFTER_ERROR;
                 self.news_of_work = true;
             }
+        }
+    }
+
+    fn tell_of_starts(&self, tasks: &[ClaimedTask]) {
+        let started: Vec<Signal> = tasks
+            .iter()
+            .map(|task| Signal::State {
+                task: task.id,
+                attempt: task.counters.attempt,
+                status: Status::Processing,
+            })
+            .collect();
+        if !started.is_empty() {
+            let signals = Arc::clone(&self.ports.signals);
+            tokio::spawn(async move { signals.publish(&started).await });
         }
     }
 
@@ -444,13 +473,12 @@ impl Engine {
         let (registry, recorder) = (Arc::clone(&self.ports.registry), Arc::clone(&self.recorder));
         let (signals, outbox) = (Arc::clone(&self.ports.signals), self.outbox.clone());
         tokio::spawn(async move {
-            let started = Signal::State { task: task.id, attempt, status: domain::Status::Processing };
-            signals.publish(&[started]).await;
             let (ended, news) = attempt::run(task, worker, info, registry, recorder, stopped).await;
+            // The ending first: readers find in the store what they hear of later.
+            let _ = outbox.send(Message::Ended(Box::new(ended)));
             if !news.is_empty() {
                 signals.publish(&news).await;
             }
-            let _ = outbox.send(Message::Ended(Box::new(ended)));
         });
     }
 }
