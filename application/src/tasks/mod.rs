@@ -164,3 +164,6 @@ impl Tasks {
         all
     }
 }
+
+#[cfg(test)]
+mod tests;
