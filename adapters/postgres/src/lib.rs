@@ -1,1 +1,217 @@
 //! The task store on PostgreSQL.
+//!
+//! **Architecture invariant:** each verb of the store is one file with its SQL beside it; a call is one statement where
+//! the work allows it, and at most one transaction. Rows of `live` are always locked in the order of their ids, so that
+//! no two statements wait for each other in a circle.
+//!
+//! The tables are described in `migrations/postgres`; the measurements behind them in `docs/adr`.
+
+mod cancel;
+mod claim;
+mod clock;
+mod connections;
+mod delete;
+mod due;
+mod error;
+mod history;
+mod ledger;
+mod migrate;
+mod options;
+mod read;
+mod record;
+mod rescue;
+mod rows;
+mod settle;
+mod submit;
+mod tally;
+mod waiting;
+mod worker;
+
+use std::{fmt, time::Duration};
+
+use application::ports::{
+    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan,
+    Overdue, ProgressRecord, QueueCounts, Receipt, Settlement, StoreError, TaskFilter, TaskStore,
+    UpkeepStore, Waiting, WorkStore, WorkerProfile,
+};
+use async_trait::async_trait;
+use domain::{Attempt, NewTask, QueueName, Task, TaskId, Tenant, WorkerId};
+
+pub use clock::TestClock;
+pub use error::PostgresError;
+pub use options::{PostgresOptions, normalise_url};
+
+use clock::Clock;
+use connections::Connections;
+
+/// The store. Use one per process: it keeps its connections, and an account of its workers' claims.
+pub struct PostgresStore {
+    connections: Connections,
+    clock: Clock,
+    ledgers: ledger::Ledgers,
+    turns: claim::Turns,
+    tallies: tally::Tallies,
+    audit: rescue::Audit,
+}
+
+impl PostgresStore {
+    /// Opens the store on a database that [`PostgresStore::migrate`] has prepared. Refuses one without a schema or
+    /// with an older one; a newer one is fine.
+    pub async fn connect(url: &str, options: &PostgresOptions) -> Result<Self, PostgresError> {
+        Self::open(url, options, Clock::default()).await
+    }
+
+    /// For tests: the store goes by this clock instead of the database's.
+    pub async fn connect_with_clock(
+        url: &str,
+        options: &PostgresOptions,
+        clock: TestClock,
+    ) -> Result<Self, PostgresError> {
+        Self::open(url, options, Clock::of(clock)).await
+    }
+
+    /// Brings a database to this program's schema and answers how many steps that took; zero when it was there
+    /// already. Any number of processes may do so at once.
+    pub async fn migrate(url: &str) -> Result<usize, PostgresError> {
+        migrate::migrate(url).await
+    }
+
+    async fn open(url: &str, options: &PostgresOptions, clock: Clock) -> Result<Self, PostgresError> {
+        let target = options.session(url)?;
+        migrate::check(&target).await?;
+        Ok(Self {
+            connections: Connections::new(target, *options),
+            clock,
+            ledgers: ledger::Ledgers::default(),
+            turns: claim::Turns::default(),
+            tallies: tally::Tallies::default(),
+            audit: rescue::Audit::default(),
+        })
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TaskStore for PostgresStore {
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
+        self.submit_tasks(tasks).await
+    }
+
+    async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
+        self.read_tasks(tenant, ids).await
+    }
+
+    async fn list(
+        &self,
+        tenant: &Tenant,
+        filter: &TaskFilter,
+        page: ListPage,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.list_tasks(tenant, filter, page).await
+    }
+
+    async fn counts(&self, tenant: &Tenant) -> Result<Vec<QueueCounts>, StoreError> {
+        self.counts_of(tenant).await
+    }
+
+    async fn attempts(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Vec<Attempt>>, StoreError> {
+        self.attempts_of(tenant, id).await
+    }
+
+    async fn cancel(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<CancelOutcome>, StoreError> {
+        self.cancel_tasks(tenant, ids).await
+    }
+
+    async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError> {
+        self.delete_tasks(tenant, ids).await
+    }
+
+    async fn chunks_after(
+        &self,
+        id: TaskId,
+        after: (u32, u64),
+        limit: usize,
+    ) -> Result<Vec<ChunkRecord>, StoreError> {
+        self.stored_chunks(id, after, limit).await
+    }
+
+    async fn ping(&self) -> Result<Health, StoreError> {
+        self.health().await
+    }
+}
+
+#[async_trait]
+impl WorkStore for PostgresStore {
+    async fn register(&self, profile: &WorkerProfile) -> Result<WorkerId, StoreError> {
+        self.register_worker(profile).await
+    }
+
+    async fn heartbeat(&self, worker: WorkerId) -> Result<bool, StoreError> {
+        self.beat(worker).await
+    }
+
+    async fn retire(&self, worker: WorkerId) -> Result<(), StoreError> {
+        self.retire_worker(worker).await
+    }
+
+    async fn claim(&self, worker: WorkerId, claim: &Claim) -> Result<Vec<ClaimedTask>, StoreError> {
+        self.claim_tasks(worker, claim).await
+    }
+
+    async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError> {
+        self.settle_attempts(worker, settlements).await
+    }
+
+    async fn record(
+        &self,
+        worker: WorkerId,
+        progress: &[ProgressRecord],
+        chunks: &[ChunkRecord],
+    ) -> Result<(), StoreError> {
+        self.record_output(worker, progress, chunks).await
+    }
+
+    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<(TaskId, u32)>, StoreError> {
+        self.cancel_requests_of(worker).await
+    }
+}
+
+#[async_trait]
+impl UpkeepStore for PostgresStore {
+    async fn promote(&self, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        self.promote_due(limit).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Duration>, StoreError> {
+        self.time_to_next_due().await
+    }
+
+    async fn expire(&self, limit: usize) -> Result<Vec<TaskId>, StoreError> {
+        self.expire_waiting(limit).await
+    }
+
+    async fn overdue(&self) -> Result<Vec<Overdue>, StoreError> {
+        self.overdue_workers().await
+    }
+
+    async fn bury(&self, seen: &Overdue) -> Result<bool, StoreError> {
+        self.bury_worker(seen).await
+    }
+
+    async fn orphans(&self, limit: usize) -> Result<Vec<Orphan>, StoreError> {
+        self.find_orphans(limit).await
+    }
+
+    async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        self.first_waiting(queue, limit).await
+    }
+
+    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
+        self.queues_that_wait().await
+    }
+}

@@ -1,0 +1,321 @@
+//! Claims: waiting tasks come into a worker's hand.
+//!
+//! A claim changes no index ("heap-only"), and leaves one row in `claim_batch` by which the tasks are found should the
+//! worker die. It holds the worker's row `FOR KEY SHARE`: a burial waits for it, and a claim that comes after a burial
+//! finds nobody to claim for. Heartbeats are not in its way.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use application::ports::{Claim, ClaimedTask, Settlement, StoreError};
+use domain::{Change, Counters, End, Event, Failure, Json, QueueName, State, TaskId, WorkerId, decide};
+use sqlx::{PgConnection, postgres::PgRow};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+
+use crate::{
+    PostgresStore,
+    clock::Clock,
+    connections::Operation,
+    error::Fault,
+    ledger::Ledger,
+    rows::{self, counters, field, in_lock_order, limit},
+};
+
+/// A claim of the rows of `live` that `$chosen` says, by worker `$1` at `$2`.
+macro_rules! claim_tasks {
+    ($before:literal, $chosen:literal) => {
+        concat!(
+            "WITH me AS MATERIALIZED (
+                SELECT id FROM worker WHERE id = $1 AND dead_at IS NULL AND retired_at IS NULL FOR KEY SHARE
+            ), ",
+            $before,
+            "taken AS (
+                UPDATE live SET worker = $1, attempt = attempt + 1,
+                    started_at = coalesce($2, now()), changed_at = coalesce($2, now())
+                WHERE id = ANY(",
+            $chosen,
+            ") AND ready AND worker IS NULL AND EXISTS (SELECT FROM me)
+                RETURNING id, tenant, queue, priority, attempt, failures, crashes, started_at
+            ), batch AS (
+                INSERT INTO claim_batch (worker, ids) SELECT $1, array_agg(id) FROM taken HAVING count(*) > 0 RETURNING id
+            ), tallied AS (
+                INSERT INTO tally_delta (tenant, queue, pending, processing)
+                SELECT tenant, queue, -count(*), count(*) FROM taken GROUP BY tenant, queue
+            )
+            SELECT (SELECT id FROM batch) AS batch, taken.*,
+                t.task_type, t.input, t.max_attempts, t.soft_time_limit, t.time_limit, t.created_at
+            FROM taken LEFT JOIN LATERAL (
+                SELECT task_type, input, max_attempts, soft_time_limit, time_limit, created_at
+                FROM task WHERE task.id = taken.id LIMIT 1
+            ) t ON true"
+        )
+    };
+}
+
+pub(crate) const CLAIM_IDS: &str = claim_tasks!("", "$3");
+
+/// Of each queue (`$3`, at most `$4`) the first in order, and of all these the first `$5`. They are locked where they
+/// are found, so that claims that run at the same time take different tasks.
+pub(crate) const CLAIM_NEXT: &str = claim_tasks!(
+    "chosen AS MATERIALIZED (
+        SELECT id FROM (
+            SELECT c.id, c.priority, q.place,
+                row_number() OVER (PARTITION BY q.place, c.priority ORDER BY c.id) AS turn
+            FROM unnest($3::text[], $4::bigint[]) WITH ORDINALITY AS q (queue, most, place)
+            CROSS JOIN LATERAL (
+                SELECT id, priority FROM live
+                WHERE live.queue = q.queue AND live.lane = 0 AND live.ready AND live.worker IS NULL
+                ORDER BY live.priority, live.id LIMIT q.most FOR UPDATE SKIP LOCKED
+            ) c
+            WHERE EXISTS (SELECT FROM me)
+        ) candidate
+        ORDER BY priority, turn, place LIMIT $5
+    ), ",
+    "ARRAY(SELECT id FROM chosen)"
+);
+
+/// What one claim took.
+struct Taken {
+    batch: Option<i64>,
+    tasks: Vec<ClaimedTask>,
+    unreadable: Vec<(TaskId, Counters, String)>,
+    /// Kept until the claim is noted in the ledger.
+    on_its_way: OwnedRwLockReadGuard<()>,
+}
+
+enum Wanted {
+    Ids(Vec<i64>),
+    Next { queues: Vec<(QueueName, usize)>, limit: usize },
+}
+
+struct TakeTasks {
+    worker: WorkerId,
+    wanted: Wanted,
+    clock: Clock,
+    claims: Arc<RwLock<()>>,
+}
+
+impl Operation for TakeTasks {
+    type Output = Taken;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Taken, Fault> {
+        let on_its_way = self.claims.clone().read_owned().await;
+        let rows = match &self.wanted {
+            Wanted::Ids(ids) => {
+                let query = sqlx::query(CLAIM_IDS).bind(self.worker.0).bind(self.clock.bind()).bind(ids);
+                query.fetch_all(connection).await?
+            }
+            Wanted::Next { queues, limit: most } => {
+                let names: Vec<_> = queues.iter().map(|(queue, _)| queue.as_str()).collect();
+                let each: Vec<_> = queues.iter().map(|(_, each)| limit((*each).min(*most))).collect();
+                let query = sqlx::query(CLAIM_NEXT).bind(self.worker.0).bind(self.clock.bind());
+                query.bind(names).bind(each).bind(limit(*most)).fetch_all(connection).await?
+            }
+        };
+        let tasks = Vec::with_capacity(rows.len());
+        let mut taken = Taken { batch: None, tasks, unreadable: Vec::new(), on_its_way };
+        for row in &rows {
+            taken.batch = field(row, "batch")?;
+            match claimed_task(row) {
+                Ok(task) => taken.tasks.push(task),
+                Err(fault) => {
+                    let why = StoreError::from(fault).to_string();
+                    taken.unreadable.push((TaskId(field(row, "id")?), counters(row)?, why));
+                }
+            }
+        }
+        Ok(taken)
+    }
+}
+
+fn claimed_task(row: &PgRow) -> Result<ClaimedTask, Fault> {
+    if field::<Option<&str>>(row, "task_type")?.is_none() {
+        return Err(Fault::Unreadable("its submission is missing".into()));
+    }
+    Ok(ClaimedTask {
+        id: TaskId(field(row, "id")?),
+        tenant: rows::name(row, "tenant")?,
+        task_type: rows::name(row, "task_type")?,
+        queue: rows::name(row, "queue")?,
+        priority: rows::priority(row)?,
+        input: Json::from_stored(field(row, "input")?),
+        limits: rows::limits(row)?,
+        counters: counters(row)?,
+        created_at: field(row, "created_at")?,
+        started_at: field(row, "started_at")?,
+    })
+}
+
+impl PostgresStore {
+    pub(crate) async fn claim_tasks(
+        &self,
+        worker: WorkerId,
+        claim: &Claim,
+    ) -> Result<Vec<ClaimedTask>, StoreError> {
+        let wanted = match claim {
+            Claim::Ids(ids) => Wanted::Ids(in_lock_order(ids.iter().copied())),
+            Claim::Next { queues, limit } => Wanted::Next { queues: self.turns.order(queues), limit: *limit },
+        };
+        let nothing = match &wanted {
+            Wanted::Ids(ids) => ids.is_empty(),
+            Wanted::Next { queues, limit } => queues.is_empty() || *limit == 0,
+        };
+        if nothing {
+            return Ok(Vec::new());
+        }
+        let ledger = self.ledgers.of(worker);
+        if ledger.in_doubt() {
+            self.release_lost_claims(worker, &ledger).await?;
+        }
+        self.tallied();
+        let doubt = ledger.doubt(self.connections.doubt());
+        let claims = ledger.claims.clone();
+        let operation = TakeTasks { worker, wanted, clock: self.clock.clone(), claims };
+        let Taken { batch, mut tasks, unreadable, on_its_way } = self.connections.run(operation).await?;
+        if let Some(batch) = batch {
+            let read = tasks.iter().map(|task| (task.id, task.counters.attempt));
+            let unread = unreadable.iter().map(|(id, counters, _)| (*id, counters.attempt));
+            ledger.note(batch, read.chain(unread));
+        }
+        doubt.settled();
+        drop(on_its_way);
+        if !unreadable.is_empty() {
+            self.fail_unreadable(worker, unreadable).await?;
+        }
+        match claim {
+            Claim::Ids(ids) => {
+                let place: HashMap<_, _> =
+                    ids.iter().enumerate().rev().map(|(place, id)| (*id, place)).collect();
+                tasks.sort_by_key(|task| place.get(&task.id).copied());
+            }
+            Claim::Next { .. } => self.turns.sort_and_note(&mut tasks),
+        }
+        Ok(tasks)
+    }
+
+    /// A task that cannot be read would come back for ever and stop its queue: it fails, and says why.
+    async fn fail_unreadable(
+        &self,
+        worker: WorkerId,
+        unreadable: Vec<(TaskId, Counters, String)>,
+    ) -> Result<(), StoreError> {
+        let settlements: Vec<_> = unreadable
+            .into_iter()
+            .map(|(task, counters, why)| {
+                tracing::error!(%task, %why, "a task cannot be read and fails");
+                let error = Some(Failure::permanent("unreadable", why));
+                let change = Change::Finish { end: End::Failed, counters, error };
+                let attempt = counters.attempt;
+                Settlement { task, attempt, change, result: None, details: None, knew_of_cancel: true }
+            })
+            .collect();
+        self.settle_attempts(worker, &settlements).await.map(drop)
+    }
+
+    /// Gives back what a claim took whose answer never arrived: the worker does not know that it holds these.
+    pub(crate) async fn release_lost_claims(
+        &self,
+        worker: WorkerId,
+        ledger: &Arc<Ledger>,
+    ) -> Result<(), StoreError> {
+        // Waits for claims that are on their way, and keeps new ones waiting.
+        let _alone = ledger.claims.write().await;
+        let lost = self.connections.run(LostClaims { worker, known: ledger.known() }).await?;
+        let settlements: Vec<_> = lost
+            .into_iter()
+            .filter_map(|(task, counters, cancel_requested)| {
+                let change = decide(State::Processing { cancel_requested }, counters, Event::Release).ok()?;
+                let attempt = counters.attempt;
+                Some(Settlement {
+                    task,
+                    attempt,
+                    change,
+                    result: None,
+                    details: None,
+                    knew_of_cancel: cancel_requested,
+                })
+            })
+            .collect();
+        if !settlements.is_empty() {
+            tracing::warn!(%worker, tasks = settlements.len(), "a claim's answer was lost; its tasks are released");
+            self.settle_attempts(worker, &settlements).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What the worker holds by batches that it does not know.
+struct LostClaims {
+    worker: WorkerId,
+    known: Vec<i64>,
+}
+
+impl Operation for LostClaims {
+    type Output = Vec<(TaskId, Counters, bool)>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Fault> {
+        let rows = sqlx::query(
+            "SELECT l.* FROM claim_batch b CROSS JOIN LATERAL unnest(b.ids) AS taken (id)
+             CROSS JOIN LATERAL (
+                SELECT id, attempt, failures, crashes, cancel_requested FROM live
+                WHERE live.id = taken.id AND live.worker = $1 LIMIT 1
+             ) l
+             WHERE b.worker = $1 AND NOT b.id = ANY($2)",
+        )
+        .bind(self.worker.0)
+        .bind(&self.known)
+        .fetch_all(connection)
+        .await?;
+        rows.iter()
+            .map(|row| Ok((TaskId(field(row, "id")?), counters(row)?, field(row, "cancel_requested")?)))
+            .collect()
+    }
+}
+
+/// Whose turn it is among queues whose first tasks are equally urgent: the one that was served the longest ago.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Mutex<Served>);
+
+#[derive(Debug, Default)]
+struct Served {
+    last: HashMap<QueueName, u64>,
+    count: u64,
+}
+
+impl Turns {
+    /// The queues in the order of their turns, each once.
+    fn order(&self, queues: &[(QueueName, usize)]) -> Vec<(QueueName, usize)> {
+        let served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ordered: Vec<(QueueName, usize)> = Vec::with_capacity(queues.len());
+        for (queue, most) in queues.iter().filter(|(_, most)| *most > 0) {
+            if !ordered.iter().any(|(known, _)| known == queue) {
+                ordered.push((queue.clone(), *most));
+            }
+        }
+        ordered.sort_by_key(|(queue, _)| served.last.get(queue).copied().unwrap_or(0));
+        ordered
+    }
+
+    /// Puts what was taken in order, and notes who was served.
+    fn sort_and_note(&self, tasks: &mut [ClaimedTask]) {
+        let mut served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.sort_by(|a, b| (&a.queue, a.priority, a.id).cmp(&(&b.queue, b.priority, b.id)));
+        let (mut turn, mut group) = (0, None);
+        let mut turns = HashMap::with_capacity(tasks.len());
+        for task in tasks.iter() {
+            let this = Some((task.queue.clone(), task.priority));
+            turn = if group == this { turn + 1 } else { 0 };
+            group = this;
+            turns.insert(task.id, turn);
+        }
+        let place = |task: &ClaimedTask| served.last.get(&task.queue).copied().unwrap_or(0);
+        tasks.sort_by_cached_key(|task| (task.priority, turns[&task.id], place(task), task.id));
+        for task in tasks.iter() {
+            served.count += 1;
+            let now = served.count;
+            served.last.insert(task.queue.clone(), now);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Settlements: what becomes of attempts, applied where the worker still holds them.
+//!
+//! A batch takes one statement for the tasks that end and one for those that wait again. Both begin by locking what
+//! the worker holds, in the order of ids, and change nothing else: the fence is (task, attempt, worker).
+
+use std::collections::{HashMap, HashSet};
+
+use application::ports::{Applied, Settlement, StoreError};
+use domain::{AttemptOutcome, Change, Status, TaskId, WorkerId};
+use sqlx::PgConnection;
+
+use crate::{
+    PostgresStore,
+    clock::Clock,
+    connections::Operation,
+    error::Fault,
+    rows::{count, failure_text, field, integer, interval},
+};
+
+pub(crate) const FINISH: &str = "
+WITH held AS MATERIALIZED (
+    SELECT s.*, l.tenant, l.queue, l.started_at
+    FROM unnest($4::bigint[], $5::integer[], $6::text[], $7::text[], $8::integer[], $9::integer[],
+        $10::text[], $11::text[], $12::text[])
+        AS s (task, attempt, status, attempt_outcome, failures, crashes, result, details, error)
+    CROSS JOIN LATERAL (
+        SELECT tenant, queue, started_at FROM live
+        WHERE live.id = s.task AND live.attempt = s.attempt AND live.worker = $1 FOR UPDATE
+    ) l
+), ended AS (
+    INSERT INTO outcome (task, worker, started_at, ended_at, attempt, failures, crashes, status, attempt_outcome,
+        result, details, error)
+    SELECT task, $1, started_at, coalesce($2, now()), attempt, failures, crashes, status, attempt_outcome,
+        result, details, error
+    FROM held
+), gone AS (
+    DELETE FROM live WHERE id = ANY(ARRAY(SELECT task FROM held))
+), tallied AS (
+    INSERT INTO tally_delta (tenant, queue, processing, completed, failed, cancelled, expired)
+    SELECT tenant, queue, -count(*), count(*) FILTER (WHERE status = 'COMPLETED'),
+        count(*) FILTER (WHERE status = 'FAILED'), count(*) FILTER (WHERE status = 'CANCELLED'),
+        count(*) FILTER (WHERE status = 'EXPIRED')
+    FROM held GROUP BY tenant, queue
+), done AS (
+    DELETE FROM claim_batch WHERE id = ANY($3) AND worker = $1
+)
+SELECT task, attempt, false AS refused FROM held";
+
+pub(crate) const WAIT: &str = "
+WITH held AS MATERIALIZED (
+    SELECT s.*, l.tenant, l.queue, l.started_at, l.cancel_requested AND NOT s.knew_of_cancel AS refused
+    FROM unnest($4::bigint[], $5::integer[], $6::interval[], $7::integer[], $8::integer[], $9::boolean[],
+        $10::text[], $11::text[], $12::boolean[])
+        AS s (task, attempt, after, failures, crashes, suspect, outcome, error, knew_of_cancel)
+    CROSS JOIN LATERAL (
+        SELECT tenant, queue, started_at, cancel_requested FROM live
+        WHERE live.id = s.task AND live.attempt = s.attempt AND live.worker = $1 FOR UPDATE
+    ) l
+), back AS (
+    UPDATE live SET worker = NULL, ready = held.after = interval '0',
+        due_at = CASE WHEN held.after > interval '0' THEN coalesce($2, now()) + held.after END,
+        failures = held.failures, crashes = held.crashes, suspect = held.suspect, cancel_requested = false,
+        error = held.error, changed_at = coalesce($2, now())
+    FROM held WHERE live.id = held.task AND NOT held.refused
+), kept AS (
+    INSERT INTO attempt (task, worker, started_at, ended_at, attempt, outcome, error)
+    SELECT task, $1, started_at, coalesce($2, now()), attempt, outcome, error FROM held WHERE NOT refused
+), tallied AS (
+    INSERT INTO tally_delta (tenant, queue, processing, pending, scheduled)
+    SELECT tenant, queue, -count(*), count(*) FILTER (WHERE after = interval '0'),
+        count(*) FILTER (WHERE after > interval '0')
+    FROM held WHERE NOT refused GROUP BY tenant, queue
+), done AS (
+    DELETE FROM claim_batch WHERE id = ANY($3) AND worker = $1
+)
+SELECT task, attempt, refused FROM held";
+
+/// Settlements of one kind, in the order of ids.
+struct Settle {
+    worker: WorkerId,
+    settlements: Vec<Settlement>,
+    ends: bool,
+    done: Vec<i64>,
+    clock: Clock,
+}
+
+impl Operation for Settle {
+    type Output = Vec<(TaskId, u32, Applied)>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Fault> {
+        let settlements = &self.settlements;
+        let tasks: Vec<_> = settlements.iter().map(|settlement| settlement.task.0).collect();
+        let attempts: Vec<_> = settlements.iter().map(|settlement| integer(settlement.attempt)).collect();
+        let sql = if self.ends { FINISH } else { WAIT };
+        let query = sqlx::query(sql).bind(self.worker.0).bind(self.clock.bind()).bind(&self.done);
+        let query = query.bind(tasks).bind(attempts);
+
+        let (mut failures, mut crashes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut statuses, mut outcomes) = (Vec::new(), Vec::new());
+        let (mut waits, mut suspects) = (Vec::new(), Vec::new());
+        for settlement in settlements {
+            let (counters, error) = match &settlement.change {
+                Change::Finish { end, counters, error } => {
+                    statuses.push(Status::from(*end).as_str());
+                    (counters, error)
+                }
+                Change::Wait { after, counters, suspect, outcome: _, error } => {
+                    waits.push(interval(*after));
+                    suspects.push(*suspect);
+                    (counters, error)
+                }
+                // Never chosen for a statement: see `settle_attempts`.
+                Change::BecomePending | Change::Start | Change::RequestCancel => continue,
+            };
+            failures.push(integer(counters.failures));
+            crashes.push(integer(counters.crashes));
+            errors.push(error.as_ref().map(failure_text));
+            outcomes.push(settlement.change.attempt_outcome().map(AttemptOutcome::as_str));
+        }
+        let query = if self.ends {
+            let results: Vec<_> =
+                settlements.iter().map(|s| s.result.as_ref().map(|json| json.as_str())).collect();
+            let details: Vec<_> =
+                settlements.iter().map(|s| s.details.as_ref().map(|json| json.as_str())).collect();
+            let query = query.bind(statuses).bind(outcomes).bind(failures).bind(crashes);
+            query.bind(results).bind(details).bind(errors)
+        } else {
+            let knew: Vec<_> = settlements.iter().map(|settlement| settlement.knew_of_cancel).collect();
+            let query = query.bind(waits).bind(failures).bind(crashes).bind(suspects);
+            query.bind(outcomes).bind(errors).bind(knew)
+        };
+        let rows = query.fetch_all(connection).await?;
+        rows.iter()
+            .map(|row| {
+                let refused: bool = field(row, "refused")?;
+                let applied = if refused { Applied::CancelRequested } else { Applied::Yes };
+                Ok((TaskId(field(row, "task")?), count(row, "attempt")?, applied))
+            })
+            .collect()
+    }
+}
+
+/// Which of these settlements had been applied before: the answer to them was lost.
+struct AppliedBefore {
+    worker: WorkerId,
+    settlements: Vec<(usize, Settlement)>,
+}
+
+impl Operation for AppliedBefore {
+    type Output = HashSet<usize>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<HashSet<usize>, Fault> {
+        let tasks: Vec<_> = self.settlements.iter().map(|(_, settlement)| settlement.task.0).collect();
+        let rows = sqlx::query(
+            "SELECT task, attempt, status AS verdict FROM outcome WHERE task = ANY($1) AND worker = $2
+             UNION ALL
+             SELECT task, attempt, outcome AS verdict FROM attempt WHERE task = ANY($1) AND worker = $2",
+        )
+        .bind(tasks)
+        .bind(self.worker.0)
+        .fetch_all(connection)
+        .await?;
+        let mut kept = HashSet::new();
+        for row in &rows {
+            kept.insert((
+                field::<i64>(row, "task")?,
+                field::<i32>(row, "attempt")?,
+                field::<String>(row, "verdict")?,
+            ));
+        }
+        let holds = |settlement: &Settlement| {
+            let verdict = match &settlement.change {
+                Change::Finish { end, .. } => Status::from(*end).as_str(),
+                Change::Wait { outcome, .. } => outcome.as_str(),
+                Change::BecomePending | Change::Start | Change::RequestCancel => return false,
+            };
+            kept.contains(&(settlement.task.0, integer(settlement.attempt), verdict.to_owned()))
+        };
+        Ok(self
+            .settlements
+            .iter()
+            .filter(|(_, settlement)| holds(settlement))
+            .map(|(place, _)| *place)
+            .collect())
+    }
+}
+
+impl PostgresStore {
+    pub(crate) async fn settle_attempts(
+        &self,
+        worker: WorkerId,
+        settlements: &[Settlement],
+    ) -> Result<Vec<Applied>, StoreError> {
+        let mut answers = vec![None; settlements.len()];
+        // The same attempt twice in one call: the first one counts, the other is looked up afterwards.
+        let mut places = HashMap::with_capacity(settlements.len());
+        for (place, settlement) in settlements.iter().enumerate() {
+            places.entry((settlement.task, settlement.attempt)).or_insert(place);
+        }
+        for ends in [true, false] {
+            let of_kind = |place: &usize| match settlements[*place].change {
+                Change::Finish { .. } => ends,
+                Change::Wait { .. } => !ends,
+                Change::BecomePending | Change::Start | Change::RequestCancel => false,
+            };
+            let mut batch: Vec<_> = places.values().copied().filter(of_kind).collect();
+            if batch.is_empty() {
+                continue;
+            }
+            batch.sort_unstable_by_key(|place| (settlements[*place].task, settlements[*place].attempt));
+            let rows = batch.iter().map(|place| settlements[*place].clone()).collect();
+            for (task, attempt, applied) in self.apply(worker, rows, ends).await? {
+                if let Some(place) = places.get(&(task, attempt)) {
+                    answers[*place] = Some(applied);
+                }
+            }
+        }
+        let unanswered: Vec<_> = (0..answers.len()).filter(|place| answers[*place].is_none()).collect();
+        if !unanswered.is_empty() {
+            let settlements = unanswered.iter().map(|place| (*place, settlements[*place].clone())).collect();
+            let before = self.connections.run(AppliedBefore { worker, settlements }).await?;
+            for place in unanswered {
+                answers[place] = Some(if before.contains(&place) { Applied::Yes } else { Applied::Stale });
+            }
+        }
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.unwrap_or(Applied::Stale)).collect();
+        if let Some(ledger) = self.ledgers.get(worker) {
+            let over =
+                settlements.iter().zip(&answers).filter(|(_, answer)| **answer != Applied::CancelRequested);
+            ledger.settled(over.map(|(settlement, _)| (settlement.task, settlement.attempt)));
+        }
+        Ok(answers)
+    }
+
+    /// One statement; where the database refuses a value in it, one for each settlement, so that a single bad one does
+    /// not hold up the others. What is left out of the answer was not held.
+    async fn apply(
+        &self,
+        worker: WorkerId,
+        settlements: Vec<Settlement>,
+        ends: bool,
+    ) -> Result<Vec<(TaskId, u32, Applied)>, StoreError> {
+        self.tallied();
+        let ledger = self.ledgers.get(worker);
+        let done = ledger.as_ref().map(|ledger| ledger.take_done()).unwrap_or_default();
+        let settle =
+            |settlements, done| Settle { worker, settlements, ends, done, clock: self.clock.clone() };
+        let outcome = self.connections.attempt(settle(settlements.clone(), done.clone())).await;
+        if let (Some(ledger), false) = (ledger, matches!(outcome, Ok(Ok(_)))) {
+            ledger.put_back_done(done);
+        }
+        let fault = match outcome? {
+            Ok(applied) => return Ok(applied),
+            Err(fault) if fault.is_refusal() && settlements.len() > 1 => fault,
+            Err(fault) => return Err(fault.into()),
+        };
+        tracing::warn!(
+            ?fault,
+            settlements = settlements.len(),
+            "a batch of settlements was refused; settling one by one"
+        );
+        let (mut applied, mut refused) = (Vec::new(), None);
+        for settlement in settlements {
+            match self.connections.attempt(settle(vec![settlement], Vec::new())).await? {
+                Ok(one) => applied.extend(one),
+                Err(fault) => refused = refused.or(Some(fault)),
+            }
+        }
+        // What was applied stays so: when the batch is sent again, it is found to have been.
+        refused.map_or(Ok(applied), |fault| Err(fault.into()))
+    }
+}

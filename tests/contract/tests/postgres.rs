@@ -1,0 +1,34 @@
+//! The store on PostgreSQL keeps every promise.
+
+use std::{sync::Arc, time::Duration};
+
+use application::ports::Store;
+use async_trait::async_trait;
+use contract_tests::{Harness, servers::PostgresServer};
+use postgres_adapter::{PostgresOptions, PostgresStore, TestClock};
+
+struct Postgres {
+    store: Arc<PostgresStore>,
+    clock: TestClock,
+}
+
+#[async_trait]
+impl Harness for Postgres {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+}
+
+async fn fresh() -> Postgres {
+    let url = PostgresServer::shared().create_database().await;
+    let clock = TestClock::new("2026-11-20T12:00:00Z".parse().expect("a moment"));
+    let options = PostgresOptions { max_connections: 8, ..PostgresOptions::default() };
+    let store = PostgresStore::connect_with_clock(&url, &options, clock.clone()).await.expect("a store");
+    Postgres { store: Arc::new(store), clock }
+}
+
+contract_tests::store_contract!(fresh);
