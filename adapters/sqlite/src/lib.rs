@@ -1,1 +1,29 @@
 //! The task store on SQLite, for one process.
+//!
+//! [`SqliteStore::open`] takes the database for itself: another process that opens it is refused, and workers of an
+//! earlier one count as dead. All changes go through one writer ([`writer`]), which commits what has queued up in one
+//! transaction; reads go to a few connections of their own. Each verb has its file, with its SQL beside it.
+
+mod attempts;
+mod cancel;
+mod claim;
+mod clock;
+mod delete;
+mod ending;
+mod error;
+mod list;
+mod open;
+mod ports;
+mod read;
+mod record;
+mod rows;
+mod settle;
+mod store;
+mod submit;
+mod tally;
+mod upkeep;
+mod workers;
+mod writer;
+
+pub use open::{OpenError, SqliteOptions};
+pub use store::SqliteStore;

@@ -24,7 +24,7 @@ pub async fn the_last_progress_is_shown(harness: &dyn Harness) {
     store.record(worker, &[progress(first, 1, 1), progress(second, 1, 7)], &[]).await.expect("record");
     harness.advance(SECOND).await;
     let wordless = ProgressRecord { task: first, attempt: 1, progress: Progress::new(2, 10, None) };
-    store.record(worker, &[wordless.clone()], &[]).await.expect("record");
+    store.record(worker, std::slice::from_ref(&wordless), &[]).await.expect("record");
     let expected = ProgressReport { progress: wordless.progress, updated_at: now(store).await };
     assert_eq!(read(store, first).await.progress, Some(expected));
     let other = read(store, second).await.progress.expect("recorded");

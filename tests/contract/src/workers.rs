@@ -29,8 +29,10 @@ pub async fn silence_makes_a_worker_overdue(harness: &dyn Harness) {
     harness.advance(std::time::Duration::from_micros(2)).await;
     let name = WorkerName::new("short@host").expect("a valid worker name");
     let expected = Overdue { worker: short, name, last_heartbeat: registered };
-    assert_eq!(store.overdue().await.expect("overdue"), [expected.clone()]);
-    assert_eq!(store.overdue().await.expect("overdue"), [expected], "looking changes nothing");
+    for _ in 0..2 {
+        // Looking changes nothing.
+        assert_eq!(store.overdue().await.expect("overdue"), std::slice::from_ref(&expected));
+    }
     harness.advance(LEASE).await;
     let overdue = store.overdue().await.expect("overdue");
     let workers: HashSet<_> = overdue.iter().map(|overdue| overdue.worker).collect();

@@ -1,0 +1,181 @@
+//! Handing tasks to workers.
+
+use std::collections::HashMap;
+
+use application::ports::{Claim as Wish, ClaimedTask, StoreError};
+use async_trait::async_trait;
+use domain::{Counters, Json, Priority, QueueName, Status, TaskId, WorkerId};
+
+use crate::{
+    ending::fenced,
+    error::store_error,
+    read::limits,
+    rows::{id_list, moment, number, parse_name, parse_priority, parse_queue},
+    writer::{Change, Write},
+};
+
+/// Takes waiting tasks for a living worker.
+pub(crate) struct Claim {
+    pub(crate) worker: WorkerId,
+    pub(crate) wish: Wish,
+}
+
+#[async_trait]
+impl Change for Claim {
+    type Answer = Vec<ClaimedTask>;
+
+    async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
+        const ALIVE: &str = "SELECT 1 FROM worker WHERE id = ?1 AND state = 'alive'";
+        let alive: Option<i64> = sqlx::query_scalar(ALIVE)
+            .bind(self.worker.0)
+            .fetch_optional(&mut *write.conn)
+            .await
+            .map_err(store_error)?;
+        if alive.is_none() {
+            return Ok(Vec::new());
+        }
+        let wanted = match &self.wish {
+            Wish::Ids(ids) => ids.clone(),
+            Wish::Next { queues, limit } => next(write, queues, *limit).await?,
+        };
+        take(write, self.worker, &wanted).await
+    }
+}
+
+/// The first in order, over several queues.
+async fn next(
+    write: &mut Write<'_>,
+    queues: &[(QueueName, usize)],
+    limit: usize,
+) -> Result<Vec<TaskId>, StoreError> {
+    const SQL: &str = "
+        SELECT priority, task FROM live WHERE queue = ?1 AND lane = '' AND state = 'PENDING'
+        ORDER BY priority, task LIMIT ?2";
+    let mut lines = Vec::with_capacity(queues.len());
+    for (queue, most) in queues {
+        let most = i64::try_from(limit.min(*most)).unwrap_or(i64::MAX);
+        let rows: Vec<(i64, i64)> = sqlx::query_as(SQL)
+            .bind(queue.as_str())
+            .bind(most)
+            .fetch_all(&mut *write.conn)
+            .await
+            .map_err(store_error)?;
+        let line: Result<Vec<_>, StoreError> =
+            rows.into_iter().map(|(priority, id)| Ok((parse_priority(priority)?, TaskId(id)))).collect();
+        lines.push((queue.clone(), line?));
+    }
+    Ok(write.memory.turns.merge(lines, limit))
+}
+
+/// Which queue was served when, so that equally urgent ones take turns, inside a claim and from claim to claim.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    served: HashMap<QueueName, u64>,
+    clock: u64,
+}
+
+impl Turns {
+    /// Merges the heads of several queues: the most urgent first, and among equals the queue that was served longest
+    /// ago; at most `limit`.
+    fn merge(&mut self, lines: Vec<(QueueName, Vec<(Priority, TaskId)>)>, limit: usize) -> Vec<TaskId> {
+        let mut lines: Vec<_> =
+            lines.into_iter().map(|(queue, line)| (queue, line.into_iter().peekable())).collect();
+        let mut merged = Vec::new();
+        while merged.len() < limit {
+            let served = &self.served;
+            let heads = lines.iter_mut().filter_map(|(queue, line)| {
+                let (priority, _) = *line.peek()?;
+                let last = served.get(queue).copied().unwrap_or(0);
+                Some(((priority, last), &*queue, line))
+            });
+            let Some((_, queue, line)) = heads.min_by_key(|(rank, ..)| *rank) else { break };
+            merged.extend(line.next().map(|(_, id)| id));
+            self.clock += 1;
+            self.served.insert(queue.clone(), self.clock);
+        }
+        merged
+    }
+}
+
+/// A task that has just been taken.
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: i64,
+    tenant: String,
+    task_type: String,
+    queue: String,
+    priority: i64,
+    input: String,
+    max_attempts: i64,
+    soft_time_limit: Option<i64>,
+    time_limit: i64,
+    created_at: i64,
+    attempt: i64,
+    failures: i64,
+    crashes: i64,
+}
+
+/// Takes those of these that are PENDING; answers them in the order given.
+async fn take(
+    write: &mut Write<'_>,
+    worker: WorkerId,
+    ids: &[TaskId],
+) -> Result<Vec<ClaimedTask>, StoreError> {
+    const TAKE: &str = "
+        UPDATE live SET state = 'PROCESSING', worker = ?2, attempt = attempt + 1, started_at = ?3, updated_at = ?3
+        WHERE task IN (SELECT value FROM json_each(?1)) AND state = 'PENDING'
+        RETURNING task";
+    const READ: &str = "
+        SELECT t.id, t.tenant, t.type AS task_type, t.queue, t.priority, t.input, t.max_attempts,
+               t.soft_time_limit, t.time_limit, t.created_at, l.attempt, l.failures, l.crashes
+        FROM json_each(?1) AS taken
+        CROSS JOIN live AS l ON l.task = taken.value
+        CROSS JOIN task AS t ON t.id = l.task";
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let taken: Vec<i64> = sqlx::query_scalar(TAKE)
+        .bind(id_list(ids.iter().map(|id| id.0)))
+        .bind(worker.0)
+        .bind(write.now)
+        .fetch_all(&mut *write.conn)
+        .await
+        .map_err(store_error)?;
+    if taken.is_empty() {
+        return Ok(Vec::new());
+    }
+    let expected = taken.len() as u64;
+    let rows: Vec<Row> =
+        sqlx::query_as(READ).bind(id_list(taken)).fetch_all(&mut *write.conn).await.map_err(store_error)?;
+    fenced(expected, rows.len() as u64)?;
+    let mut claimed = HashMap::with_capacity(rows.len());
+    for row in rows {
+        write.tally.shift(&row.tenant, &row.queue, Status::Pending, Status::Processing);
+        let id = TaskId(row.id);
+        let task =
+            row.into_task(write.now).map_err(|error| StoreError::Corrupt(format!("task {id}: {error}")))?;
+        claimed.insert(id, task);
+    }
+    Ok(ids.iter().filter_map(|id| claimed.remove(id)).collect())
+}
+
+impl Row {
+    fn into_task(self, now: i64) -> Result<ClaimedTask, StoreError> {
+        Ok(ClaimedTask {
+            id: TaskId(self.id),
+            tenant: parse_name(&self.tenant)?,
+            task_type: parse_name(&self.task_type)?,
+            queue: parse_queue(&self.queue)?,
+            priority: parse_priority(self.priority)?,
+            input: Json::from_stored(self.input),
+            limits: limits(self.max_attempts, self.soft_time_limit, self.time_limit)?,
+            counters: Counters {
+                attempt: number(self.attempt)?,
+                failures: number(self.failures)?,
+                crashes: number(self.crashes)?,
+            },
+            created_at: moment(self.created_at)?,
+            started_at: moment(now)?,
+        })
+    }
+}

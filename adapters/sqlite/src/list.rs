@@ -1,0 +1,74 @@
+//! Listing tasks.
+
+use application::ports::{ListPage, StoreError, TaskFilter};
+use async_trait::async_trait;
+use domain::{Task, TaskId, Tenant};
+use sqlx::SqliteConnection;
+
+use crate::{error::store_error, read::tasks, store::Query};
+
+/// The tenant's tasks that pass the filter, newest first.
+pub(crate) struct List {
+    pub(crate) tenant: Tenant,
+    pub(crate) filter: TaskFilter,
+    pub(crate) page: ListPage,
+}
+
+#[async_trait]
+impl Query for List {
+    type Answer = Vec<Task>;
+
+    async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
+        let mut ids = Vec::new();
+        if self.filter.statuses.is_empty() {
+            ids = self.ids(ANY, "", snapshot).await?;
+        } else {
+            // Each status is found through its own index, so that a rare one does not mean a walk through history.
+            for status in &self.filter.statuses {
+                let sql = if status.is_terminal() { ENDED } else { LIVE };
+                ids.extend(self.ids(sql, status.as_str(), snapshot).await?);
+            }
+            ids.sort_unstable_by(|a, b| b.cmp(a));
+            ids.dedup();
+            ids.truncate(self.page.limit);
+        }
+        tasks(snapshot, &self.tenant, &ids).await
+    }
+}
+
+const ANY: &str = "
+    SELECT t.id FROM task AS t
+    WHERE t.tenant = ?1 AND t.id < ?2 AND (?3 IS NULL OR t.type = ?3) AND (?4 IS NULL OR t.queue = ?4)
+      AND ?6 = ''
+    ORDER BY t.id DESC LIMIT ?5";
+const LIVE: &str = "
+    SELECT t.id FROM live AS l CROSS JOIN task AS t ON t.id = l.task
+    WHERE l.tenant = ?1 AND l.task < ?2 AND (?3 IS NULL OR t.type = ?3) AND (?4 IS NULL OR l.queue = ?4)
+      AND l.state = ?6
+    ORDER BY l.task DESC LIMIT ?5";
+const ENDED: &str = "
+    SELECT t.id FROM outcome AS o CROSS JOIN task AS t ON t.id = o.task
+    WHERE o.tenant = ?1 AND o.task < ?2 AND (?3 IS NULL OR t.type = ?3) AND (?4 IS NULL OR t.queue = ?4)
+      AND o.status = ?6
+    ORDER BY o.task DESC LIMIT ?5";
+
+impl List {
+    async fn ids(
+        &self,
+        sql: &'static str,
+        status: &str,
+        snapshot: &mut SqliteConnection,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        let ids: Vec<i64> = sqlx::query_scalar(sql)
+            .bind(self.tenant.as_str())
+            .bind(self.page.before.map_or(i64::MAX, |before| before.0))
+            .bind(self.filter.task_type.as_ref().map(|task_type| task_type.as_str()))
+            .bind(self.filter.queue.as_ref().map(|queue| queue.as_str()))
+            .bind(i64::try_from(self.page.limit).unwrap_or(i64::MAX))
+            .bind(status)
+            .fetch_all(snapshot)
+            .await
+            .map_err(store_error)?;
+        Ok(ids.into_iter().map(TaskId).collect())
+    }
+}

@@ -1,0 +1,168 @@
+//! The ports, each call handed to its verb.
+
+use std::time::Duration;
+
+use application::ports::{
+    Applied, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan,
+    Overdue, ProgressRecord, QueueCounts, Receipt, Settlement, StoreError, TaskFilter, TaskStore,
+    UpkeepStore, Waiting, WorkStore, WorkerProfile,
+};
+use async_trait::async_trait;
+use domain::{Attempt, NewTask, QueueName, Task, TaskId, Tenant, WorkerId};
+use sqlx::SqliteConnection;
+
+use crate::{
+    attempts::Attempts,
+    cancel::Cancel,
+    claim::Claim,
+    delete::Delete,
+    error::store_error,
+    list::List,
+    read::{ChunksAfter, Read},
+    record::Record,
+    rows::moment,
+    settle::Settle,
+    store::{Query, SqliteStore},
+    submit::Submit,
+    tally::Counts,
+    upkeep::{Expire, NextDue, Promote, WaitingIn, WaitingQueues},
+    workers::{Bury, CancelRequests, Heartbeat, Orphans, OverdueAt, Register, Retire},
+};
+
+#[async_trait]
+impl TaskStore for SqliteStore {
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.write(Submit { tasks: tasks.to_vec() }).await
+    }
+
+    async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
+        self.query(Read { tenant: tenant.clone(), ids: ids.to_vec() }).await
+    }
+
+    async fn list(
+        &self,
+        tenant: &Tenant,
+        filter: &TaskFilter,
+        page: ListPage,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.query(List { tenant: tenant.clone(), filter: filter.clone(), page }).await
+    }
+
+    async fn counts(&self, tenant: &Tenant) -> Result<Vec<QueueCounts>, StoreError> {
+        self.query(Counts { tenant: tenant.clone() }).await
+    }
+
+    async fn attempts(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Vec<Attempt>>, StoreError> {
+        self.query(Attempts { tenant: tenant.clone(), id }).await
+    }
+
+    async fn cancel(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<CancelOutcome>, StoreError> {
+        self.write(Cancel { tenant: tenant.clone(), ids: ids.to_vec() }).await
+    }
+
+    async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError> {
+        self.write(Delete { tenant: tenant.clone(), ids: ids.to_vec() }).await
+    }
+
+    async fn chunks_after(
+        &self,
+        id: TaskId,
+        after: (u32, u64),
+        limit: usize,
+    ) -> Result<Vec<ChunkRecord>, StoreError> {
+        self.query(ChunksAfter { id, after, limit }).await
+    }
+
+    async fn ping(&self) -> Result<Health, StoreError> {
+        self.query(Ping).await?;
+        Ok(Health { kind: "sqlite", now: moment(self.now())? })
+    }
+}
+
+#[async_trait]
+impl WorkStore for SqliteStore {
+    async fn register(&self, profile: &WorkerProfile) -> Result<WorkerId, StoreError> {
+        self.write(Register { profile: profile.clone() }).await
+    }
+
+    async fn heartbeat(&self, worker: WorkerId) -> Result<bool, StoreError> {
+        self.write(Heartbeat { worker }).await
+    }
+
+    async fn retire(&self, worker: WorkerId) -> Result<(), StoreError> {
+        self.write(Retire { worker }).await
+    }
+
+    async fn claim(&self, worker: WorkerId, claim: &Wish) -> Result<Vec<ClaimedTask>, StoreError> {
+        self.write(Claim { worker, wish: claim.clone() }).await
+    }
+
+    async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError> {
+        self.write(Settle { worker, settlements: settlements.to_vec() }).await
+    }
+
+    async fn record(
+        &self,
+        worker: WorkerId,
+        progress: &[ProgressRecord],
+        chunks: &[ChunkRecord],
+    ) -> Result<(), StoreError> {
+        self.write(Record { worker, progress: progress.to_vec(), chunks: chunks.to_vec() }).await
+    }
+
+    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<(TaskId, u32)>, StoreError> {
+        self.query(CancelRequests { worker }).await
+    }
+}
+
+#[async_trait]
+impl UpkeepStore for SqliteStore {
+    async fn promote(&self, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        self.write(Promote { limit }).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Duration>, StoreError> {
+        self.query(NextDue { now: self.now() }).await
+    }
+
+    async fn expire(&self, limit: usize) -> Result<Vec<TaskId>, StoreError> {
+        self.write(Expire { limit }).await
+    }
+
+    async fn overdue(&self) -> Result<Vec<Overdue>, StoreError> {
+        self.query(OverdueAt { now: self.now() }).await
+    }
+
+    async fn bury(&self, seen: &Overdue) -> Result<bool, StoreError> {
+        self.write(Bury { seen: seen.clone() }).await
+    }
+
+    async fn orphans(&self, limit: usize) -> Result<Vec<Orphan>, StoreError> {
+        self.query(Orphans { limit }).await
+    }
+
+    async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        self.query(WaitingIn { queue: queue.clone(), limit }).await
+    }
+
+    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
+        self.query(WaitingQueues).await
+    }
+}
+
+/// A look at the file.
+struct Ping;
+
+#[async_trait]
+impl Query for Ping {
+    type Answer = ();
+
+    async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "SELECT count(*) FROM sqlite_schema";
+        let _: i64 = sqlx::query_scalar(SQL).fetch_one(snapshot).await.map_err(store_error)?;
+        Ok(())
+    }
+}

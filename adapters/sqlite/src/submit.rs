@@ -1,0 +1,103 @@
+//! Submitting tasks.
+
+use application::ports::{Receipt, StoreError};
+use async_trait::async_trait;
+use domain::{NewTask, Start, Status, TaskId};
+use serde::Serialize;
+
+use crate::{
+    clock::{later, micros},
+    error::store_error,
+    rows::{moment, moment_if, pages},
+    writer::{Change, Write},
+};
+
+/// Stores tasks, all or none.
+pub(crate) struct Submit {
+    pub(crate) tasks: Vec<NewTask>,
+}
+
+/// A submission on its way into the table.
+#[derive(Serialize)]
+struct Row<'t> {
+    id: i64,
+    tenant: &'t str,
+    #[serde(rename = "type")]
+    task_type: &'t str,
+    queue: &'t str,
+    priority: u8,
+    input: &'t str,
+    metadata: Option<&'t str>,
+    max_attempts: u32,
+    soft_time_limit: Option<i64>,
+    time_limit: i64,
+    run_at: Option<i64>,
+    expires_at: Option<i64>,
+}
+
+impl<'t> Row<'t> {
+    fn new(id: i64, task: &'t NewTask, now: i64) -> Self {
+        let start = match task.start {
+            Start::Now => now,
+            Start::At(at) => at.timestamp_micros(),
+            Start::After(wait) => later(now, wait),
+        };
+        Self {
+            id,
+            tenant: task.tenant.as_str(),
+            task_type: task.task_type.as_str(),
+            queue: task.queue.as_str(),
+            priority: task.priority.get(),
+            input: task.input.as_str(),
+            metadata: task.metadata.as_ref().map(|metadata| metadata.as_str()),
+            max_attempts: task.limits.max_attempts,
+            soft_time_limit: task.limits.soft_time_limit.map(micros),
+            time_limit: micros(task.limits.time_limit),
+            run_at: (start > now).then_some(start),
+            expires_at: task.expires_at.map(|at| at.timestamp_micros()),
+        }
+    }
+}
+
+#[async_trait]
+impl Change for Submit {
+    type Answer = Vec<Receipt>;
+
+    async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
+        const TASKS: &str = "
+            INSERT INTO task (id, tenant, type, queue, priority, input, metadata,
+                              max_attempts, soft_time_limit, time_limit, run_at, expires_at, created_at)
+            SELECT value ->> 'id', value ->> 'tenant', value ->> 'type', value ->> 'queue', value ->> 'priority',
+                   value ->> 'input', value ->> 'metadata', value ->> 'max_attempts', value ->> 'soft_time_limit',
+                   value ->> 'time_limit', value ->> 'run_at', value ->> 'expires_at', ?2
+            FROM json_each(?1)";
+        const LIVE: &str = "
+            INSERT INTO live (task, tenant, queue, priority, state, due_at, expires_at)
+            SELECT id, tenant, queue, priority, iif(run_at IS NULL, 'PENDING', 'SCHEDULED'), run_at, expires_at
+            FROM task WHERE id BETWEEN ?1 AND ?2";
+        let created_at = moment(write.now)?;
+        let mut receipts = Vec::with_capacity(self.tasks.len());
+        let mut rows = Vec::with_capacity(self.tasks.len());
+        // Only this writer gives ids; one that was lost in a failed change is not given again.
+        let first = write.memory.last_task + 1;
+        for task in &self.tasks {
+            write.memory.last_task += 1;
+            let row = Row::new(write.memory.last_task, task, write.now);
+            let status = if row.run_at.is_some() { Status::Scheduled } else { Status::Pending };
+            write.tally.enter(row.tenant, row.queue, status);
+            receipts.push(Receipt { id: TaskId(row.id), created_at, run_at: moment_if(row.run_at)? });
+            rows.push(row);
+        }
+        for page in pages(rows) {
+            sqlx::query(TASKS)
+                .bind(page)
+                .bind(write.now)
+                .execute(&mut *write.conn)
+                .await
+                .map_err(store_error)?;
+        }
+        let last = write.memory.last_task;
+        sqlx::query(LIVE).bind(first).bind(last).execute(&mut *write.conn).await.map_err(store_error)?;
+        Ok(receipts)
+    }
+}

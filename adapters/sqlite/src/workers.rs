@@ -1,0 +1,191 @@
+//! Leases: who is alive, and what those hold who are not.
+
+use application::ports::{Orphan, Overdue, StoreError, Waiting, WorkerProfile};
+use async_trait::async_trait;
+use domain::{Counters, TaskId, WorkerId};
+use sqlx::SqliteConnection;
+
+use crate::{
+    clock::micros,
+    error::store_error,
+    rows::{moment, number, parse_name, parse_priority, parse_queue},
+    store::Query,
+    writer::{Change, Write},
+};
+
+/// One start of a worker process.
+pub(crate) struct Register {
+    pub(crate) profile: WorkerProfile,
+}
+
+#[async_trait]
+impl Change for Register {
+    type Answer = WorkerId;
+
+    async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "
+            INSERT INTO worker (name, queues, concurrency, lease, state, registered_at, last_heartbeat)
+            VALUES (?1, ?2, ?3, ?4, 'alive', ?5, ?5) RETURNING id";
+        let queues: Vec<&str> = self.profile.queues.iter().map(|queue| queue.as_str()).collect();
+        let id = sqlx::query_scalar(SQL)
+            .bind(self.profile.name.as_str())
+            .bind(serde_json::to_string(&queues).expect("names can be written as JSON"))
+            .bind(i64::try_from(self.profile.concurrency).unwrap_or(i64::MAX))
+            .bind(micros(self.profile.lease))
+            .bind(write.now)
+            .fetch_one(&mut *write.conn)
+            .await
+            .map_err(store_error)?;
+        Ok(WorkerId(id))
+    }
+}
+
+/// A sign of life; `false` from one that is not counted as alive.
+pub(crate) struct Heartbeat {
+    pub(crate) worker: WorkerId,
+}
+
+#[async_trait]
+impl Change for Heartbeat {
+    type Answer = bool;
+
+    async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "UPDATE worker SET last_heartbeat = ?2 WHERE id = ?1 AND state = 'alive'";
+        let query = sqlx::query(SQL).bind(self.worker.0).bind(write.now);
+        Ok(query.execute(&mut *write.conn).await.map_err(store_error)?.rows_affected() > 0)
+    }
+}
+
+/// The end of a registration in good order.
+pub(crate) struct Retire {
+    pub(crate) worker: WorkerId,
+}
+
+#[async_trait]
+impl Change for Retire {
+    type Answer = ();
+
+    async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "UPDATE worker SET state = 'retired' WHERE id = ?1 AND state = 'alive'";
+        sqlx::query(SQL).bind(self.worker.0).execute(&mut *write.conn).await.map_err(store_error)?;
+        Ok(())
+    }
+}
+
+/// Declares a worker dead whose last heartbeat is the one that was seen.
+pub(crate) struct Bury {
+    pub(crate) seen: Overdue,
+}
+
+#[async_trait]
+impl Change for Bury {
+    type Answer = bool;
+
+    async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
+        const SQL: &str =
+            "UPDATE worker SET state = 'dead' WHERE id = ?1 AND state = 'alive' AND last_heartbeat = ?2";
+        let query =
+            sqlx::query(SQL).bind(self.seen.worker.0).bind(self.seen.last_heartbeat.timestamp_micros());
+        Ok(query.execute(&mut *write.conn).await.map_err(store_error)?.rows_affected() > 0)
+    }
+}
+
+/// Workers whose lease has run out.
+pub(crate) struct OverdueAt {
+    pub(crate) now: i64,
+}
+
+#[async_trait]
+impl Query for OverdueAt {
+    type Answer = Vec<Overdue>;
+
+    async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "
+            SELECT id, name, last_heartbeat FROM worker
+            WHERE state = 'alive' AND last_heartbeat <= ?1 - lease ORDER BY id";
+        let rows: Vec<(i64, String, i64)> =
+            sqlx::query_as(SQL).bind(self.now).fetch_all(snapshot).await.map_err(store_error)?;
+        rows.into_iter()
+            .map(|(id, name, last_heartbeat)| {
+                let (name, last_heartbeat) = (parse_name(&name)?, moment(last_heartbeat)?);
+                Ok(Overdue { worker: WorkerId(id), name, last_heartbeat })
+            })
+            .collect()
+    }
+}
+
+/// Tasks that dead and retired workers still hold.
+pub(crate) struct Orphans {
+    pub(crate) limit: usize,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    task: i64,
+    worker: i64,
+    retired: bool,
+    attempt: i64,
+    failures: i64,
+    crashes: i64,
+    cancel_requested: bool,
+    queue: String,
+    priority: i64,
+}
+
+#[async_trait]
+impl Query for Orphans {
+    type Answer = Vec<Orphan>;
+
+    async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "
+            SELECT l.task, l.worker, w.state = 'retired' AS retired, l.attempt, l.failures, l.crashes,
+                   l.cancel_requested, l.queue, l.priority
+            FROM live AS l CROSS JOIN worker AS w ON w.id = l.worker
+            WHERE l.worker IS NOT NULL AND w.state <> 'alive'
+            ORDER BY l.worker, l.task LIMIT ?1";
+        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+        let rows: Vec<Row> =
+            sqlx::query_as(SQL).bind(limit).fetch_all(snapshot).await.map_err(store_error)?;
+        rows.into_iter().map(Row::into_orphan).collect()
+    }
+}
+
+impl Row {
+    fn into_orphan(self) -> Result<Orphan, StoreError> {
+        let id = TaskId(self.task);
+        Ok(Orphan {
+            id,
+            worker: WorkerId(self.worker),
+            worker_retired: self.retired,
+            counters: Counters {
+                attempt: number(self.attempt)?,
+                failures: number(self.failures)?,
+                crashes: number(self.crashes)?,
+            },
+            cancel_requested: self.cancel_requested,
+            waiting: Waiting {
+                id,
+                queue: parse_queue(&self.queue)?,
+                priority: parse_priority(self.priority)?,
+            },
+        })
+    }
+}
+
+/// Those of a worker's tasks that somebody asked to stop.
+pub(crate) struct CancelRequests {
+    pub(crate) worker: WorkerId,
+}
+
+#[async_trait]
+impl Query for CancelRequests {
+    type Answer = Vec<(TaskId, u32)>;
+
+    async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "
+            SELECT task, attempt FROM live WHERE worker = ?1 AND cancel_requested = 1 ORDER BY task";
+        let rows: Vec<(i64, i64)> =
+            sqlx::query_as(SQL).bind(self.worker.0).fetch_all(snapshot).await.map_err(store_error)?;
+        rows.into_iter().map(|(task, attempt)| Ok((TaskId(task), number(attempt)?))).collect()
+    }
+}
