@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use application::ports::{ChunkRecord, ProgressRecord, StoreError};
-use domain::WorkerId;
+use domain::{TaskId, WorkerId};
 use sqlx::PgConnection;
 
 use crate::{PostgresStore, clock::Clock, connections::Operation, error::Fault, rows::integer};
 
 struct Record {
     worker: WorkerId,
-    /// The last one of each task.
-    progress: BTreeMap<i64, ProgressRecord>,
+    /// The last one of each attempt, in the order of ids. One attempt of a task can be held, so none is written twice.
+    progress: BTreeMap<(TaskId, u32), ProgressRecord>,
     chunks: Vec<ChunkRecord>,
     clock: Clock,
 }
@@ -47,7 +47,7 @@ impl Record {
         )
         .bind(self.worker.0)
         .bind(self.clock.bind())
-        .bind(self.progress.keys().copied().collect::<Vec<_>>())
+        .bind(records().map(|record| record.task.0).collect::<Vec<_>>())
         .bind(records().map(|record| integer(record.attempt)).collect::<Vec<_>>())
         .bind(records().map(|record| record.progress.current.cast_signed()).collect::<Vec<_>>())
         .bind(records().map(|record| record.progress.total.cast_signed()).collect::<Vec<_>>())
@@ -96,15 +96,9 @@ impl PostgresStore {
         }
         let mut chunks = chunks.to_vec();
         chunks.sort_by_key(|chunk| (chunk.task, chunk.attempt, chunk.seq));
-        // Two attempts of one task in one call: only one of them can be held, and it is the later.
-        let mut last: BTreeMap<i64, ProgressRecord> = BTreeMap::new();
-        for record in progress {
-            let known = last.get(&record.task.0).map_or(0, |known| known.attempt);
-            if record.attempt >= known {
-                last.insert(record.task.0, record.clone());
-            }
-        }
-        let operation = Record { worker, progress: last, chunks, clock: self.clock.clone() };
+        let progress =
+            progress.iter().map(|record| ((record.task, record.attempt), record.clone())).collect();
+        let operation = Record { worker, progress, chunks, clock: self.clock.clone() };
         self.connections.run(operation).await
     }
 }

@@ -1,6 +1,7 @@
 //! Workers that are gone, and what they held.
 
 use std::{
+    collections::HashSet,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -126,7 +127,11 @@ impl Operation for ByBatches {
             .execute(connection)
             .await?;
         }
-        rows.iter().map(orphan).collect()
+        // A task that was claimed, put back and claimed again stands in two batches.
+        let mut seen = HashSet::new();
+        let mut orphans = rows.iter().map(orphan).collect::<Result<Vec<_>, _>>()?;
+        orphans.retain(|orphan| seen.insert(orphan.id));
+        Ok(orphans)
     }
 }
 
