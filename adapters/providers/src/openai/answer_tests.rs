@@ -95,6 +95,7 @@ fn finish_reasons_have_their_meaning() {
     let stop = |reason: &str| STOP.replace("stop", reason);
     assert_eq!(finished(&[HELLO, &stop("length")]).1, FinishReason::Length);
     assert_eq!(finished(&[HELLO, &stop("max_tokens")]).1, FinishReason::Length);
+    assert_eq!(finished(&[HELLO, &stop("length"), STOP]).1, FinishReason::Length, "the first one counts");
     assert_eq!(finished(&[HELLO, &stop("end_turn")]).1, FinishReason::Stop);
     assert_eq!(finished(&[HELLO, &stop("tool_calls")]).1, FinishReason::Other("tool_calls".to_owned()));
     assert_eq!(failed(&[HELLO, &stop("error")]).code, "provider_error");

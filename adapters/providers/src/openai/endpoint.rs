@@ -59,7 +59,6 @@ impl Endpoint {
         let mut url = self.base.clone();
         // A URL with a host always has path segments.
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty();
             if self.by_deployment {
                 if !self.base.path().ends_with("/openai") {
                     path.push("openai");

@@ -157,6 +157,12 @@ mod tests {
     }
 
     #[test]
+    fn a_line_feed_after_a_carriage_return_is_no_line_of_its_own() {
+        assert_eq!(data("data: a\r\ndata: b\r\n\r\n"), ["a\nb"]);
+        assert_eq!(read(&[b"data: a\r", b"\ndata: b\r\n\r", b"\n"]).0[0].1, "a\nb");
+    }
+
+    #[test]
     fn data_lines_are_joined_and_only_one_space_is_dropped() {
         assert_eq!(data("data: a\ndata:b\ndata:  c\ndata\n\n"), ["a\nb\n c\n"]);
     }

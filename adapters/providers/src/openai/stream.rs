@@ -19,7 +19,7 @@ const EVENT_LIMIT: usize = 1 << 20;
 /// The longest answer that is not streamed, in bytes.
 const BODY_LIMIT: usize = 32 << 20;
 /// How long the usage is awaited once every choice has ended: the answer is there, and waits for nothing else.
-const USAGE_GRACE: Duration = Duration::from_secs(5);
+const USAGE_GRACE: Duration = Duration::from_secs(2);
 
 /// When the caller's patience ends.
 #[derive(Debug, Clone, Copy)]

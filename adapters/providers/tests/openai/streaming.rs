@@ -6,8 +6,8 @@ use providers_adapter::ProviderTimeouts;
 use std::time::Duration;
 
 use crate::stub::{
-    CHUNKED, DONE, KEY, Noticed, ROLE, SSE, STOP, Stub, USAGE, answer, ask, generator, http_chunk, patient,
-    request, token,
+    CHUNKED, DONE, KEY, Noticed, ROLE, SSE, STOP, Stub, USAGE, answer, ask, endless, generator, http_chunk,
+    patient, request, token,
 };
 
 #[tokio::test]
@@ -132,7 +132,8 @@ async fn an_endless_error_body_is_read_in_part() {
         connection.closed().await
     })
     .await;
-    let error = stub.ask().await.error();
+    // It is the size that ends the reading, and no time-out.
+    let error = ask(&stub.generator_with(endless())).await.error();
     assert_eq!((error.class, error.code.as_str()), (Transient, "http_500"));
     stub.until(Noticed::Closed).await;
 }
@@ -192,12 +193,15 @@ async fn a_usage_that_never_comes_does_not_hold_the_answer_back() {
         connection.closed().await
     })
     .await;
-    let timeouts = ProviderTimeouts { idle: Duration::from_millis(50), ..patient() };
-    let outcome = ask(&stub.generator_with(timeouts)).await;
-    assert!(matches!(
-        outcome.end,
-        Ok(GenerationEvent::Finished { usage: Usage { estimated: true, .. }, .. })
-    ));
+    let short = ProviderTimeouts { idle: Duration::from_millis(50), ..patient() };
+    for timeouts in [short, endless()] {
+        let end = ask(&stub.generator_with(timeouts)).await.end;
+        let usage = Usage { input_tokens: 3, output_tokens: 1, estimated: true };
+        assert!(
+            matches!(&end, Ok(GenerationEvent::Finished { usage: used, .. }) if *used == usage),
+            "{end:?}"
+        );
+    }
 }
 
 #[tokio::test]

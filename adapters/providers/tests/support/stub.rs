@@ -154,6 +154,12 @@ impl Connection {
     }
 }
 
+/// Longer than any test waits.
+pub(crate) fn endless() -> ProviderTimeouts {
+    let long = 10 * PATIENCE;
+    ProviderTimeouts { connect: long, first_token: long, idle: long, total: long }
+}
+
 /// The head of a stream that ends when the connection is closed.
 pub(crate) const SSE: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
