@@ -153,29 +153,173 @@ impl Group {
     async fn commit(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
         let committed = self.transact(jobs).await;
         if committed.is_err() {
-            // Some errors end the transaction by themselves; then there is nothing to take back.
-            let _ = sqlx::query("ROLLBACK").execute(&mut self.conn).await;
+            // Some errors, such as a full disk, end the transaction by themselves; then there is nothing to take back.
+            let _ = self.run("ROLLBACK").await;
         }
-        committed.map_err(store_error)
+        committed
     }
 
-    async fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.conn).await?;
+    async fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+        self.run("BEGIN IMMEDIATE").await?;
         let mut tally = Tally::default();
         for job in jobs {
-            sqlx::query("SAVEPOINT change").execute(&mut self.conn).await?;
+            self.run("SAVEPOINT change").await?;
             let now = self.clock.now();
             let mut write =
                 Write { conn: &mut self.conn, now, tally: Tally::default(), memory: &mut self.memory };
             if job.apply(&mut write).await {
                 tally.add(write.tally);
             } else {
-                sqlx::query("ROLLBACK TO change").execute(&mut self.conn).await?;
+                self.run("ROLLBACK TO change").await?;
             }
-            sqlx::query("RELEASE change").execute(&mut self.conn).await?;
+            self.run("RELEASE change").await?;
         }
-        tally.write(&mut self.conn).await?;
-        sqlx::query("COMMIT").execute(&mut self.conn).await?;
-        Ok(())
+        tally.write(&mut self.conn).await.map_err(store_error)?;
+        self.run("COMMIT").await
+    }
+
+    /// A step of the transaction. Where it fails, nothing has been applied, and another try may succeed.
+    async fn run(&mut self, step: &'static str) -> Result<(), StoreError> {
+        let done = sqlx::query(step).execute(&mut self.conn).await;
+        done.map(drop).map_err(|error| StoreError::Unavailable(format!("{step}: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sqlx::{SqlitePool, sqlite::SqliteConnectOptions};
+    use tempfile::TempDir;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::open::{SqliteOptions, open};
+
+    /// Writes a note; then it may wait for the test, and may fail.
+    #[derive(Default)]
+    struct Note {
+        text: &'static str,
+        gate: Option<std::sync::Arc<(Notify, Notify)>>,
+        fails: bool,
+    }
+
+    #[async_trait]
+    impl Change for Note {
+        type Answer = &'static str;
+
+        async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
+            let insert = "INSERT INTO tally (tenant, queue, status, count) VALUES (?1, 'q', 'PENDING', 1)";
+            sqlx::query(insert).bind(self.text).execute(&mut *write.conn).await.map_err(store_error)?;
+            if let Some(gate) = &self.gate {
+                gate.0.notify_one();
+                gate.1.notified().await;
+            }
+            if self.fails { Err(StoreError::Corrupt(self.text.to_owned())) } else { Ok(self.text) }
+        }
+    }
+
+    struct Bench {
+        writer: std::sync::Arc<Writer>,
+        reader: SqlitePool,
+        _folder: TempDir,
+    }
+
+    impl Bench {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let path = folder.path().join("tasks.db");
+            let opened = open(&path, &SqliteOptions::default()).await.expect("it opens");
+            let writer = Writer::start(opened.writer, opened.lock, opened.last_task, Clock::system());
+            let reader = SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await;
+            Self { writer: std::sync::Arc::new(writer), reader: reader.expect("it opens"), _folder: folder }
+        }
+
+        fn ask(&self, note: Note) -> JoinHandle<Result<&'static str, StoreError>> {
+            let writer = self.writer.clone();
+            tokio::spawn(async move { writer.submit(note).await })
+        }
+
+        async fn notes(&self) -> Vec<String> {
+            let sql = "SELECT tenant FROM tally ORDER BY tenant";
+            sqlx::query_scalar(sql).fetch_all(&self.reader).await.expect("notes")
+        }
+
+        /// Until so many changes wait behind the one that is being applied.
+        async fn until_queued(&self, n: usize) {
+            let sender = self.writer.lock_queue().clone().expect("open");
+            while sender.max_capacity() - sender.capacity() < n {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_queues_up_shares_a_transaction_and_is_answered_after_it() {
+        let bench = Bench::new().await;
+        let (first_gate, last_gate) =
+            (std::sync::Arc::<(Notify, Notify)>::default(), std::sync::Arc::<(Notify, Notify)>::default());
+        let first = bench.ask(Note { text: "a", gate: Some(first_gate.clone()), ..Note::default() });
+        first_gate.0.notified().await;
+        let second = bench.ask(Note { text: "b", ..Note::default() });
+        bench.until_queued(1).await;
+        let bad = bench.ask(Note { text: "bad", fails: true, ..Note::default() });
+        bench.until_queued(2).await;
+        let last = bench.ask(Note { text: "c", gate: Some(last_gate.clone()), ..Note::default() });
+        bench.until_queued(3).await;
+        first_gate.1.notify_one();
+        assert_eq!(first.await.expect("no panic").expect("applied"), "a");
+
+        // The last one is being applied; the second has been, in the same transaction, and nobody sees it yet.
+        last_gate.0.notified().await;
+        assert!(!second.is_finished() && !bad.is_finished());
+        assert_eq!(bench.notes().await, ["a"]);
+        last_gate.1.notify_one();
+        assert_eq!(second.await.expect("no panic").expect("applied"), "b");
+        assert!(matches!(bad.await.expect("no panic"), Err(StoreError::Corrupt(text)) if text == "bad"));
+        assert_eq!(last.await.expect("no panic").expect("applied"), "c");
+        assert_eq!(bench.notes().await, ["a", "b", "c"], "the bad one took back its own work, and only that");
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_for_is_done_before_the_writer_closes() {
+        let bench = Bench::new().await;
+        let gate = std::sync::Arc::<(Notify, Notify)>::default();
+        let first = bench.ask(Note { text: "a", gate: Some(gate.clone()), ..Note::default() });
+        gate.0.notified().await;
+        let second = bench.ask(Note { text: "b", ..Note::default() });
+        bench.until_queued(1).await;
+        // Whoever asked has gone away meanwhile; the change is carried out all the same.
+        second.abort();
+        let closing = bench.writer.clone();
+        let closing = tokio::spawn(async move { closing.close().await });
+        while bench.writer.lock_queue().is_some() {
+            tokio::task::yield_now().await;
+        }
+        gate.1.notify_one();
+        tokio::time::timeout(Duration::from_secs(30), closing).await.expect("it closes").expect("no panic");
+        assert_eq!(first.await.expect("no panic").expect("applied"), "a");
+        assert_eq!(bench.notes().await, ["a", "b"]);
+        let late = bench.writer.submit(Note { text: "c", ..Note::default() }).await;
+        assert!(matches!(late, Err(StoreError::Unavailable(text)) if text.contains("closed")));
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_breaks_is_taken_back_and_the_next_one_works() {
+        let bench = Bench::new().await;
+        // A change that ends the transaction behind the writer's back, as a full disk would.
+        struct Breaks;
+        #[async_trait]
+        impl Change for Breaks {
+            type Answer = ();
+            async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
+                sqlx::query("ROLLBACK").execute(&mut *write.conn).await.map_err(store_error)?;
+                Err(StoreError::Unavailable("disk full".to_owned()))
+            }
+        }
+        let broken = bench.writer.submit(Breaks).await;
+        assert!(matches!(broken, Err(StoreError::Unavailable(_))), "{broken:?}");
+        assert_eq!(bench.writer.submit(Note { text: "a", ..Note::default() }).await.expect("applied"), "a");
+        assert_eq!(bench.notes().await, ["a"]);
     }
 }
