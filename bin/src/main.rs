@@ -103,8 +103,10 @@ async fn migrate(config: &Config) -> Result<()> {
             "DATABASE_URL names a SQLite file, which `task-runner` brings up to date itself when it starts"
         );
     };
-    postgres_adapter::PostgresStore::migrate(url, &wiring::postgres_options(config)).await?;
-    println!("the schema is up to date");
+    match postgres_adapter::PostgresStore::migrate(url).await? {
+        0 => println!("the schema was up to date"),
+        steps => println!("the schema is up to date, {steps} migrations later"),
+    }
     Ok(())
 }
 

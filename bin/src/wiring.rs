@@ -14,8 +14,8 @@ use application::{
 };
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use providers_adapter::{OpenAiConfig, OpenAiGenerator, ProviderTimeouts, Secret, SimulatedGenerator};
-use redis_adapter::{RedisOptions, RedisOrder, RedisSignals};
-use sqlite_adapter::SqliteStore;
+use redis_adapter::{Redis, RedisOptions, RedisOrder, RedisSignals};
+use sqlite_adapter::{SqliteOptions, SqliteStore};
 
 use crate::config::{Config, Database, Provider, without_password};
 
@@ -102,8 +102,9 @@ async fn adapters(
             if config.redis_url.is_some() {
                 tracing::warn!("REDIS_URL is not used with SQLite");
             }
-            let store =
-                SqliteStore::open(path).await.with_context(|| format!("cannot open {}", path.display()))?;
+            let store = SqliteStore::open(path, SqliteOptions::default())
+                .await
+                .with_context(|| format!("cannot open {}", path.display()))?;
             let shown = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             banner.push(("store", format!("SQLite, {}", shown.display())));
             banner.push(("order", "SQLite".to_owned()));
@@ -111,7 +112,7 @@ async fn adapters(
         }
         Database::Postgres(url) => {
             if alone {
-                PostgresStore::migrate(url, &postgres_options(config)).await?;
+                PostgresStore::migrate(url).await?;
             }
             let store = PostgresStore::connect(url, &postgres_options(config)).await?;
             banner.push(("store", format!("PostgreSQL, {}", without_password(url))));
@@ -122,17 +123,16 @@ async fn adapters(
                 ));
                 return Ok((Arc::new(store), None, Arc::new(InProcessSignals::one_of_many())));
             };
-            let options = redis_options(config, redis_url);
             banner.push(("order", format!("Redis, {}", without_password(redis_url))));
-            let order = RedisOrder::new(options.clone())?;
-            let signals = RedisSignals::new(options)?;
+            let redis = Redis::open(redis_options(config, redis_url))?;
+            let (order, signals) = (RedisOrder::new(&redis), RedisSignals::start(&redis));
             Ok((Arc::new(store), Some(Arc::new(order)), Arc::new(signals)))
         }
     }
 }
 
 /// PostgreSQL's options as configured.
-pub fn postgres_options(config: &Config) -> PostgresOptions {
+fn postgres_options(config: &Config) -> PostgresOptions {
     PostgresOptions {
         max_connections: config.database_pool_size,
         connect_timeout: config.database_connect_timeout,
@@ -143,10 +143,9 @@ pub fn postgres_options(config: &Config) -> PostgresOptions {
 
 fn redis_options(config: &Config, url: &str) -> RedisOptions {
     RedisOptions {
-        url: url.to_owned(),
         prefix: config.redis_prefix.clone(),
         pool_size: config.redis_pool_size,
-        ..RedisOptions::default()
+        ..RedisOptions::new(url)
     }
 }
 

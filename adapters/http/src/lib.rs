@@ -1,1 +1,131 @@
-//! The HTTP API: OpenAPI document, Swagger UI, problem details, server-sent events.
+//! The HTTP API: routes, views, problem details, server-sent events, and the OpenAPI document that describes them.
+//!
+//! [`api`] holds the operations, [`views`] what goes over the wire, [`problem`] every failure, [`guard`] what is checked
+//! before a request reaches an operation, [`document`] the last touches to the generated document, [`server`] the
+//! connections.
+
+mod api;
+mod body;
+mod document;
+mod events;
+mod guard;
+mod problem;
+mod server;
+mod submission;
+mod views;
+
+use std::time::Duration;
+
+use poem::{
+    EndpointExt, Response, Route,
+    endpoint::BoxEndpoint,
+    handler,
+    web::{Data, Html, Redirect},
+};
+use poem_openapi::OpenApiService;
+
+pub use server::serve;
+
+/// How the API behaves.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// What every route of the API starts with.
+    pub prefix: String,
+    /// The product's name in `/health` and in the document.
+    pub app_name: String,
+    /// The product's version.
+    pub version: String,
+    /// The largest request body, in bytes.
+    pub body_limit: usize,
+    /// How long a client may take to send its headers.
+    pub header_timeout: Duration,
+    /// How long it may take to send its body.
+    pub body_timeout: Duration,
+    /// Connections beyond these wait to be accepted.
+    pub max_connections: usize,
+    /// Host names to answer to beside the loopback's and the listening address; `*` for any.
+    pub allowed_hosts: Vec<String>,
+    /// How long requests under way may take once the server stops.
+    pub grace: Duration,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            prefix: "/api/v1".to_owned(),
+            app_name: "Async AI Task Runner".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            body_limit: 1_310_720,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            max_connections: 10_000,
+            allowed_hosts: Vec::new(),
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The OpenAPI document of this configuration, as indented JSON. Needs nothing to run.
+pub fn openapi_document(config: &ApiConfig) -> String {
+    document::finish(
+        &service(config, api::Context { tasks: None, config: config.clone(), stopping: Default::default() })
+            .spec(),
+    )
+}
+
+fn service(config: &ApiConfig, context: api::Context) -> OpenApiService<(api::TasksApi, api::SystemApi), ()> {
+    let apis = (api::TasksApi(context.clone()), api::SystemApi(context));
+    OpenApiService::new(apis, config.app_name.clone(), config.version.clone())
+        .description(
+            "Runs slow AI work: submit a task, get its id at once, watch it live, read the result later.\n\nEvery \
+             failure is `application/problem+json` (RFC 9457). Times are RFC 3339 in UTC.",
+        )
+        .url_prefix(config.prefix.clone())
+}
+
+/// Everything that is served, behind the guards.
+fn routes(config: &ApiConfig, context: api::Context) -> BoxEndpoint<'static, Response> {
+    let service = service(config, context);
+    let document = document::finish(&service.spec());
+    let page = docs_page(&service.swagger_ui_html(), &service.spec(), &document);
+    let prefix = if config.prefix.is_empty() { "/" } else { &config.prefix };
+    let guard = guard::Guard::new(config);
+    Route::new()
+        .nest(prefix, service)
+        .at("/openapi.json", poem::get(openapi_json.data(OpenApiText(document))))
+        .at("/docs", poem::get(docs.data(DocsPage(page))))
+        .at("/", poem::get(root))
+        .catch_all_error(guard::name_the_field)
+        .around(move |endpoint, request| {
+            let guard = guard.clone();
+            async move { guard.pass(endpoint, request).await }
+        })
+        .boxed()
+}
+
+#[derive(Clone)]
+struct OpenApiText(String);
+
+#[derive(Clone)]
+struct DocsPage(String);
+
+#[handler]
+fn openapi_json(text: Data<&OpenApiText>) -> Response {
+    Response::builder().content_type("application/json").body(text.0.0.clone())
+}
+
+#[handler]
+fn docs(page: Data<&DocsPage>) -> Html<String> {
+    Html(page.0.0.clone())
+}
+
+#[handler]
+fn root() -> Redirect {
+    Redirect::see_other("/docs")
+}
+
+/// Swagger UI comes with poem-openapi's own document inside; the page shows the finished one instead.
+fn docs_page(html: &str, raw: &str, finished: &str) -> String {
+    // `</script>` inside a description would end the script that holds the document.
+    html.replace(raw, &finished.replace("</", "<\\/"))
+}

@@ -1,0 +1,250 @@
+//! What is checked before a request reaches an operation, and what every answer looks like after it.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use poem::{
+    Body, Endpoint, IntoResponse, Request, Response, Result,
+    error::{MethodNotAllowedError, NotFoundError, ReadBodyError},
+    http::{HeaderValue, Method, StatusCode, header},
+};
+use poem_openapi::error::{
+    ContentTypeError, ParseMultipartError, ParseParamError, ParsePathError, ParseRequestPayloadError,
+};
+
+use crate::{
+    ApiConfig,
+    problem::{FieldError, PROBLEM_JSON, Problem, ProblemJson},
+};
+
+/// The checks of one server.
+#[derive(Clone)]
+pub(crate) struct Guard(Arc<Rules>);
+
+struct Rules {
+    body_limit: usize,
+    body_timeout: Duration,
+    hosts: Vec<String>,
+}
+
+impl Guard {
+    pub(crate) fn new(config: &ApiConfig) -> Self {
+        let hosts = config.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        Self(Arc::new(Rules { body_limit: config.body_limit, body_timeout: config.body_timeout, hosts }))
+    }
+
+    /// Checks, serves, and turns every failure into problem details. A panic is a 500 of this request alone.
+    pub(crate) async fn pass(&self, endpoint: impl Endpoint, mut request: Request) -> Result<Response> {
+        let started = tokio::time::Instant::now();
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answer = match self.check(&mut request).await {
+            Err(problem) => problem.into_response(),
+            Ok(()) => match AssertUnwindSafe(endpoint.get_response(request)).catch_unwind().await {
+                Ok(response) => response,
+                Err(_) => {
+                    tracing::error!(%method, path, "a request panicked");
+                    Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).finish()
+                }
+            },
+        };
+        let mut answer =
+            if is_bare_failure(&answer) { explain(answer, &method, &path).await } else { answer };
+        answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        let (status, millis) = (answer.status().as_u16(), started.elapsed().as_millis() as u64);
+        tracing::debug!(%method, path, status, millis, "answered");
+        Ok(answer)
+    }
+
+    async fn check(&self, request: &mut Request) -> Result<(), ProblemJson> {
+        self.check_host(request)?;
+        check_query(request)?;
+        if request.method() == Method::POST {
+            self.read_body(request).await?;
+        }
+        Ok(())
+    }
+
+    /// A page on another site can make a browser send requests here under a name of its own (DNS rebinding); such a
+    /// name is not one of ours.
+    fn check_host(&self, request: &Request) -> Result<(), ProblemJson> {
+        if self.0.hosts.iter().any(|host| host == "*") {
+            return Ok(());
+        }
+        let host = host_of(request).unwrap_or_default();
+        let name = without_port(&host).to_ascii_lowercase();
+        let local = request.local_addr().as_socket_addr().map(|address| address.ip());
+        let address: Option<std::net::IpAddr> = name.trim_matches(['[', ']']).parse().ok();
+        let known = name == "localhost"
+            || name.ends_with(".localhost")
+            || self.0.hosts.contains(&name)
+            || address.is_some_and(|address| address.is_loopback() || Some(address) == local);
+        // Outside the loopback a server has names that it cannot know.
+        if known || host.is_empty() || local.is_some_and(|local| !local.is_loopback()) {
+            return Ok(());
+        }
+        let name: String = name.chars().take(80).collect();
+        let detail =
+            format!("the host {name:?} is not served here; allowed_hosts in the configuration adds names");
+        Err(ProblemJson(Problem::new(StatusCode::FORBIDDEN, detail)))
+    }
+
+    /// Reads the body within its limits and decides about its media type.
+    async fn read_body(&self, request: &mut Request) -> Result<(), ProblemJson> {
+        let limit = self.0.body_limit;
+        let announced = request.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<usize>().ok());
+        let too_large = || {
+            let detail = format!("the body is larger than {limit} bytes");
+            ProblemJson(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
+        };
+        if announced.is_some_and(|length| length > limit) {
+            return Err(too_large());
+        }
+        let read =
+            tokio::time::timeout(self.0.body_timeout, request.take_body().into_bytes_limit(limit)).await;
+        let bytes = match read {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(ReadBodyError::PayloadTooLarge)) => return Err(too_large()),
+            Ok(Err(error)) => {
+                let detail = format!("the body could not be read: {error}");
+                return Err(ProblemJson(Problem::new(StatusCode::BAD_REQUEST, detail)));
+            }
+            Err(_) => {
+                let detail = format!("the body did not arrive within {} s", self.0.body_timeout.as_secs());
+                return Err(ProblemJson(Problem::new(StatusCode::REQUEST_TIMEOUT, detail)));
+            }
+        };
+        if !bytes.is_empty() {
+            check_media_type(request)?;
+        }
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request.set_body(Body::from(bytes));
+        Ok(())
+    }
+}
+
+/// JSON without a JSON media type, as plain `curl -d` and `fetch` send it, is read unless another site made a browser
+/// send it: those media types need no permission of ours.
+fn check_media_type(request: &Request) -> Result<(), ProblemJson> {
+    let media_type = request.header(header::CONTENT_TYPE).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        return Ok(());
+    }
+    let same_site = match request.header("sec-fetch-site") {
+        Some(site) => matches!(site, "same-origin" | "none"),
+        None => true,
+    };
+    let own = host_of(request).unwrap_or_default();
+    let same_origin = request.header(header::ORIGIN).is_none_or(|origin| {
+        origin
+            .split_once("://")
+            .is_some_and(|(_, authority)| !own.is_empty() && authority.eq_ignore_ascii_case(&own))
+    });
+    let simple = matches!(essence.as_str(), "" | "text/plain" | "application/x-www-form-urlencoded");
+    if simple && same_site && same_origin {
+        return Ok(());
+    }
+    let shown: String = media_type.chars().take(80).collect();
+    let detail = format!("Content-Type is {shown:?}; send Content-Type: application/json");
+    let errors = vec![FieldError::new("Content-Type", "it is not application/json")];
+    Err(ProblemJson(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).with_errors(errors)))
+}
+
+/// A query that is not percent-encoded text would be read as empty.
+fn check_query(request: &Request) -> Result<(), ProblemJson> {
+    let query = request.uri().query().unwrap_or_default();
+    if query.len() > 8_192 {
+        return Err(ProblemJson(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "the query is longer than 8192 bytes",
+        )));
+    }
+    Ok(())
+}
+
+/// Host, or the authority of HTTP/2.
+fn host_of(request: &Request) -> Option<String> {
+    request
+        .header(header::HOST)
+        .map(str::to_owned)
+        .or_else(|| request.uri().authority().map(|authority| authority.to_string()))
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
+        _ => host,
+    }
+}
+
+/// A failure that the framework has written: no problem details and no view of ours.
+fn is_bare_failure(answer: &Response) -> bool {
+    let status = answer.status();
+    let media_type = answer.content_type().unwrap_or_default();
+    (status.is_client_error() || status.is_server_error())
+        && media_type != PROBLEM_JSON
+        && !media_type.starts_with("application/json")
+}
+
+/// Writes the framework's failure again, in our words: its own echo what the client sent and name parameters that the
+/// client never saw.
+async fn explain(answer: Response, method: &Method, path: &str) -> Response {
+    let (status, allow) = (answer.status(), answer.header(header::ALLOW).map(str::to_owned));
+    let errors = framework_error(&answer);
+    let path: String = path.chars().take(200).collect();
+    let (status, detail, errors) = match (status, errors) {
+        (StatusCode::NOT_FOUND, _) => {
+            (status, format!("there is no {path}; the API is described at /openapi.json"), Vec::new())
+        }
+        (StatusCode::METHOD_NOT_ALLOWED, _) => {
+            (status, format!("{method} is not allowed on {path}"), Vec::new())
+        }
+        (_, Some(error)) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, format!("{}: {}", error.field, error.message), vec![error])
+        }
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, _) => {
+            (status, "send Content-Type: application/json".to_owned(), Vec::new())
+        }
+        (_, None) if status.is_client_error() => {
+            (StatusCode::BAD_REQUEST, "the request cannot be read".to_owned(), vec![])
+        }
+        (_, None) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "a defect of the server; its log says more".to_owned(),
+            Vec::new(),
+        ),
+    };
+    let mut response = ProblemJson(Problem::new(status, detail).with_errors(errors)).into_response();
+    if let Some(allow) = allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// The parameter at fault, where the framework refused one.
+fn framework_error(answer: &Response) -> Option<FieldError> {
+    answer.data::<FieldError>().cloned()
+}
+
+/// Keeps what an error was about before the framework turns it into text.
+pub(crate) async fn name_the_field(error: poem::Error) -> Response {
+    let field = if error.is::<ParsePathError>() {
+        Some(FieldError::new("id", "it is not the number of a task"))
+    } else if let Some(refused) = error.downcast_ref::<ParseParamError>() {
+        Some(FieldError::new(refused.name, "its value is not valid; see /openapi.json"))
+    } else if error.is::<ParseRequestPayloadError>() || error.is::<ParseMultipartError>() {
+        Some(FieldError::new("body", "it cannot be read"))
+    } else {
+        None
+    };
+    let known =
+        error.is::<NotFoundError>() || error.is::<MethodNotAllowedError>() || error.is::<ContentTypeError>();
+    if field.is_none() && !known && error.status().is_server_error() {
+        tracing::error!(%error, "a request failed");
+    }
+    let mut response = error.into_response();
+    if let Some(field) = field {
+        response.set_data(field);
+    }
+    response
+}
