@@ -9,7 +9,7 @@
 //! is skipped ("late" ids, bounded like the window) until [`Order::refill`], which merges them. Where that record did
 //! not suffice, the window is refilled as far as it goes, but is marked as torn, and the next pop asks for a refill.
 //!
-//! **Memory** of a queue: at most one window, some 1.2 MB of 10,000 ids, and as much again while it is refilled; a few
+//! **Memory** of a queue: at most one window, some 1.1 MB for 10,000 ids, and as much again while it is refilled; a few
 //! hundred bytes when it is empty. Each of its scripts is atomic and takes about 1 µs per id (a refill of 10,000 ids 10
 //! to 20 ms, the longest of them).
 

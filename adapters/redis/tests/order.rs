@@ -144,6 +144,53 @@ async fn several_refills_at_once_lose_nothing() {
 }
 
 #[tokio::test]
+async fn refills_that_overlap_need_no_third_one() {
+    let (order, q) = (order(4), queue("q"));
+    let first = order.mark(&q).await.expect("a mark");
+    order.push(&tasks(&q, [8])).await.expect("a push");
+    let second = order.mark(&q).await.expect("a mark");
+    order.push(&tasks(&q, [9])).await.expect("a push");
+    order.refill(&q, first, &tasks(&q, [1, 2]), false).await.expect("a refill");
+    assert_eq!(pop(&order, &q, 0).await.low, [], "what was skipped since the first mark was kept");
+    order.push(&tasks(&q, [10])).await.expect("a push");
+    order.refill(&q, second, &tasks(&q, [1, 2, 3, 4]), false).await.expect("a refill");
+    let popped = pop(&order, &q, 3).await;
+    assert_eq!((ids(&popped), popped.low), (vec![1, 2, 3], vec![]), "and since the second");
+}
+
+#[tokio::test]
+async fn what_one_refill_drops_another_does_not_forget() {
+    let (order, q) = (order(4), queue("q"));
+    fill(&order, &q, &tasks(&q, [1, 2, 3])).await;
+    let slow = order.mark(&q).await.expect("a mark");
+    order.push(&tasks(&q, [4])).await.expect("a push");
+    // Two urgent tasks were submitted and their push was lost; another worker has swept the store.
+    let quick = order.mark(&q).await.expect("a mark");
+    let urgent = [waiting(&q, 0, 5), waiting(&q, 0, 6)];
+    order.refill(&q, quick, &[&urgent[..], &tasks(&q, [1, 2])].concat(), false).await.expect("a refill");
+    assert_eq!(ids(&pop(&order, &q, 2).await), [5, 6]);
+    order.refill(&q, slow, &tasks(&q, [1, 2, 3]), true).await.expect("a refill");
+    let popped = pop(&order, &q, 9).await;
+    assert_eq!((ids(&popped), popped.low), (vec![1, 2, 3, 4], vec![]));
+}
+
+#[tokio::test]
+async fn a_sweep_finds_what_a_dead_worker_popped() {
+    let (order, q) = (order(4), queue("q"));
+    fill(&order, &q, &tasks(&q, [1, 2])).await;
+    assert_eq!(ids(&pop(&order, &q, 2).await), [1, 2]);
+    order.push(&tasks(&q, [3, 4, 5])).await.expect("a push");
+    let mark = order.mark(&q).await.expect("a mark");
+    order.refill(&q, mark, &[tasks(&q, [1]), tasks(&q, 3..=5)].concat(), false).await.expect("a refill");
+    let popped = pop(&order, &q, 9).await;
+    assert_eq!(
+        (ids(&popped), popped.low),
+        (vec![1, 3, 4, 5], vec![q.clone()]),
+        "the store said that there is more"
+    );
+}
+
+#[tokio::test]
 async fn a_window_that_may_lack_a_task_is_not_called_complete() {
     let (order, q) = (order(4), queue("q"));
     let mark = order.mark(&q).await.expect("a mark");
@@ -161,6 +208,15 @@ async fn a_window_that_may_lack_a_task_is_not_called_complete() {
     order.refill(&q, mark, &first_four, false).await.expect("a refill");
     let popped = pop(&order, &q, 2).await;
     assert_eq!((ids(&popped), popped.low), (vec![16, 2], vec![]), "mended");
+
+    let mark = order.mark(&q).await.expect("a mark");
+    order.push(&tasks(&q, 21..=26)).await.expect("a push");
+    order.refill(&q, mark, &tasks(&q, [3, 11, 12]), true).await.expect("a refill");
+    assert!(pop(&order, &q, 0).await.low.contains(&q), "again");
+    pop(&order, &q, 4).await;
+    fill(&order, &q, &tasks(&q, [21])).await;
+    order.push(&tasks(&q, 31..=36)).await.expect("a push");
+    assert_eq!(pop(&order, &q, 1).await.low, [], "a complete window lacked nothing when it overflowed");
 }
 
 #[tokio::test]
@@ -177,12 +233,22 @@ async fn a_wiped_server_is_filled_again_and_an_older_mark_proves_nothing() {
     let popped = pop(&order, &q, 9).await;
     assert_eq!((ids(&popped), popped.low), (NONE.to_vec(), vec![q.clone()]));
     order.push(&tasks(&q, [3])).await.expect("a push");
+    order.mark(&q).await.expect("a mark of another worker");
     order.refill(&q, before, &tasks(&q, [1, 2]), true).await.expect("a refill");
     let popped = pop(&order, &q, 1).await;
     assert_eq!((ids(&popped), popped.low), (vec![1], vec![q.clone()]), "3 may be missing");
     fill(&order, &q, &tasks(&q, [2, 3])).await;
     let popped = pop(&order, &q, 9).await;
     assert_eq!((ids(&popped), popped.low), (vec![2, 3], vec![]));
+
+    // The push itself is wiped, and the counter that could tell of it.
+    let other = queue("other");
+    let before = order.mark(&other).await.expect("a mark");
+    order.push(&tasks(&other, [4])).await.expect("a push");
+    let () = redis::cmd("FLUSHALL").query_async(&mut spy).await.expect("a flush");
+    order.mark(&other).await.expect("a mark of another worker");
+    order.refill(&other, before, &[], true).await.expect("a refill");
+    assert!(pop(&order, &other, 1).await.low.contains(&other));
 }
 
 #[tokio::test]

@@ -40,6 +40,10 @@ enum Step {
     Refill {
         worker: usize,
     },
+    /// It dies before it does.
+    Abandon {
+        worker: usize,
+    },
     Wipe,
 }
 
@@ -55,6 +59,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0_usize..2, 0..QUEUES, prop_oneof![3 => Just(WINDOW), 1 => 1..2 * WINDOW])
             .prop_map(|(worker, queue, limit)| Step::Read { worker, queue, limit }),
         4 => (0_usize..2).prop_map(|worker| Step::Refill { worker }),
+        1 => (0_usize..2).prop_map(|worker| Step::Abandon { worker }),
         1 => Just(Step::Wipe),
     ]
 }
@@ -67,7 +72,7 @@ struct Reading {
     complete: bool,
     /// Submitted to the queue since.
     since: usize,
-    /// Whether another refill of the queue overlapped, or the server was wiped since.
+    /// Whether another refill of the queue overlapped or was abandoned, or the server was wiped since.
     disturbed: bool,
 }
 
@@ -80,6 +85,8 @@ struct Model {
     /// Queues of which the store holds more before the window's end than the order knows; allowed after the death of a
     /// worker, and where a refill met more than what is kept of what comes in between.
     gaps: [bool; QUEUES],
+    /// Queues whose late ids still wait for somebody who died: less room for those of others.
+    abandoned: [bool; QUEUES],
 }
 
 impl Model {
@@ -132,10 +139,16 @@ impl Run {
             }
             Step::Read { worker, queue, limit } => self.read(worker, queue, limit).await,
             Step::Refill { worker } => self.refill(worker).await,
+            Step::Abandon { worker } => {
+                if let Some(reading) = self.model.readings.remove(&worker) {
+                    self.model.abandoned[reading.queue] = true;
+                }
+            }
             Step::Wipe => {
                 let () = redis::cmd("FLUSHALL").query_async(&mut self.spy).await.expect("a flush");
                 self.model.readings.values_mut().for_each(|reading| reading.disturbed = true);
                 self.model.gaps = [false; QUEUES];
+                self.model.abandoned = [false; QUEUES];
             }
         }
         let mut sizes = redis::pipe();
@@ -186,12 +199,14 @@ impl Run {
     }
 
     async fn read(&mut self, worker: usize, queue: usize, limit: usize) {
+        if self.model.readings.contains_key(&worker) {
+            return;
+        }
         let mark = self.order.mark(&self.names[queue]).await.expect("a mark");
         let all = &self.model.store[queue];
         let tasks: Vec<_> = all.iter().take(limit).map(|place| self.waiting(queue, *place)).collect();
         let complete = all.len() <= limit;
-        let mut disturbed = false;
-        // A worker that reads anew has forgotten its last reading: as if it had died.
+        let mut disturbed = self.model.abandoned[queue];
         for other in self.model.readings.values_mut().filter(|other| other.queue == queue) {
             other.disturbed = true;
             disturbed = true;

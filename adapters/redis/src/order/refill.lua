@@ -51,7 +51,11 @@ if not whole and late_since and tonumber(late_since) <= tonumber(mark) then
   add(kept, 1)
 end
 
-if whole and is_all then
+if not is_all then
+  -- The store has more than a refill takes, so a window that seemed to hold it all has lost something.
+  complete = false
+  redis.call('HDEL', meta, 'complete')
+elseif whole then
   complete = true
   redis.call('HSET', meta, 'complete', '1')
 end
