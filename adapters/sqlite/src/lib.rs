@@ -13,6 +13,8 @@ mod ending;
 mod error;
 mod list;
 mod open;
+#[cfg(test)]
+mod plans;
 mod ports;
 mod read;
 mod record;

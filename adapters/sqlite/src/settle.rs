@@ -166,15 +166,18 @@ async fn put_back(write: &mut Write<'_>, worker: WorkerId, returns: &[Return]) -
                r.value ->> 'error_code', r.value ->> 'error_message'
         FROM json_each(?1) AS r
         CROSS JOIN live AS l ON l.task = r.value ->> 'task' AND l.attempt = r.value ->> 'attempt' AND l.worker = ?2";
+    // As an upsert, because the planner may turn UPDATE … FROM around and walk through the table for each task.
     const LIVE: &str = "
-        UPDATE live SET state = iif(r.due_at IS NULL, 'PENDING', 'SCHEDULED'), due_at = r.due_at, worker = NULL,
-                        cancel_requested = 0, suspect = r.suspect, failures = r.failures, crashes = r.crashes,
-                        updated_at = ?3
-        FROM (SELECT value ->> 'task' AS task, value ->> 'attempt' AS attempt, value ->> 'due_at' AS due_at,
-                     value ->> 'suspect' AS suspect, value ->> 'failures' AS failures,
-                     value ->> 'crashes' AS crashes
-              FROM json_each(?1)) AS r
-        WHERE live.task = r.task AND live.attempt = r.attempt AND live.worker = ?2";
+        INSERT INTO live (task, tenant, queue, priority, state, due_at, suspect, failures, crashes, updated_at)
+        SELECT l.task, l.tenant, l.queue, l.priority,
+               iif(r.value ->> 'due_at' IS NULL, 'PENDING', 'SCHEDULED'), r.value ->> 'due_at',
+               r.value ->> 'suspect', r.value ->> 'failures', r.value ->> 'crashes', ?3
+        FROM json_each(?1) AS r
+        CROSS JOIN live AS l ON l.task = r.value ->> 'task' AND l.attempt = r.value ->> 'attempt' AND l.worker = ?2
+        WHERE true
+        ON CONFLICT (task) DO UPDATE SET state = excluded.state, due_at = excluded.due_at, worker = NULL,
+            cancel_requested = 0, suspect = excluded.suspect, failures = excluded.failures,
+            crashes = excluded.crashes, updated_at = excluded.updated_at";
     let expected = returns.len() as u64;
     let (mut recorded, mut returned) = (0, 0);
     for page in pages(returns) {

@@ -27,7 +27,7 @@ impl Change for Promote {
     async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
             UPDATE live SET state = 'PENDING', due_at = NULL, updated_at = ?1
-            WHERE state = 'SCHEDULED' AND task IN (
+            WHERE task IN (
                 SELECT task FROM live WHERE state = 'SCHEDULED' AND due_at <= ?1 ORDER BY due_at, task LIMIT ?2)
             RETURNING task, tenant, queue, priority";
         let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(SQL)
