@@ -12,7 +12,7 @@ use std::{
 use application::ports::{Claim, ClaimedTask, Settlement, StoreError};
 use domain::{Change, Counters, End, Event, Failure, Json, QueueName, State, TaskId, WorkerId, decide};
 use sqlx::{PgConnection, postgres::PgRow};
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use tokio::{sync::OwnedRwLockReadGuard, time::Instant};
 
 use crate::{
     PostgresStore,
@@ -81,8 +81,6 @@ struct Taken {
     batch: Option<i64>,
     tasks: Vec<ClaimedTask>,
     unreadable: Vec<(TaskId, Counters, String)>,
-    /// Kept until the claim is noted in the ledger.
-    on_its_way: OwnedRwLockReadGuard<()>,
 }
 
 enum Wanted {
@@ -94,14 +92,14 @@ struct TakeTasks {
     worker: WorkerId,
     wanted: Wanted,
     clock: Clock,
-    claims: Arc<RwLock<()>>,
+    /// Held by the work and by the caller that will note it, whichever lives longer: see [`Ledger::claims`].
+    _on_its_way: Arc<OwnedRwLockReadGuard<()>>,
 }
 
 impl Operation for TakeTasks {
     type Output = Taken;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Taken, Fault> {
-        let on_its_way = self.claims.clone().read_owned().await;
         let rows = match &self.wanted {
             Wanted::Ids(ids) => {
                 let query = sqlx::query(CLAIM_IDS).bind(self.worker.0).bind(self.clock.bind()).bind(ids);
@@ -115,7 +113,7 @@ impl Operation for TakeTasks {
             }
         };
         let tasks = Vec::with_capacity(rows.len());
-        let mut taken = Taken { batch: None, tasks, unreadable: Vec::new(), on_its_way };
+        let mut taken = Taken { batch: None, tasks, unreadable: Vec::new() };
         for row in &rows {
             taken.batch = field(row, "batch")?;
             match claimed_task(row) {
@@ -171,9 +169,10 @@ impl PostgresStore {
         }
         self.tallied();
         let doubt = ledger.doubt(self.connections.doubt());
-        let claims = ledger.claims.clone();
-        let operation = TakeTasks { worker, wanted, clock: self.clock.clone(), claims };
-        let Taken { batch, mut tasks, unreadable, on_its_way } = self.connections.run(operation).await?;
+        let on_its_way = Arc::new(ledger.claims.clone().read_owned().await);
+        let operation =
+            TakeTasks { worker, wanted, clock: self.clock.clone(), _on_its_way: on_its_way.clone() };
+        let Taken { batch, mut tasks, unreadable } = self.connections.run(operation).await?;
         if let Some(batch) = batch {
             let read = tasks.iter().map(|task| (task.id, task.counters.attempt));
             let unread = unreadable.iter().map(|(id, counters, _)| (*id, counters.attempt));
@@ -220,8 +219,9 @@ impl PostgresStore {
         worker: WorkerId,
         ledger: &Arc<Ledger>,
     ) -> Result<(), StoreError> {
-        // Waits for claims that are on their way, and keeps new ones waiting.
-        let _alone = ledger.claims.write().await;
+        // Not while a claim is on its way, whose batch is not known yet; there will be another look.
+        let Ok(_alone) = ledger.claims.try_write() else { return Ok(()) };
+        let began = Instant::now();
         let lost = self.connections.run(LostClaims { worker, known: ledger.known() }).await?;
         let settlements: Vec<_> = lost
             .into_iter()
@@ -242,6 +242,7 @@ impl PostgresStore {
             tracing::warn!(%worker, tasks = settlements.len(), "a claim's answer was lost; its tasks are released");
             self.settle_attempts(worker, &settlements).await?;
         }
+        ledger.looked(began);
         Ok(())
     }
 }

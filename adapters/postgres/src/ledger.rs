@@ -95,18 +95,17 @@ impl Ledger {
         Doubt { ledger: Some(self.clone()), window }
     }
 
-    /// Whether a claim went wrong lately. Asked once after the time has passed as well, so that one last look comes
-    /// after the last moment at which something could have happened.
+    /// Whether a claim went wrong lately, and nobody has looked since the last moment at which something of it could
+    /// have happened.
     pub(crate) fn in_doubt(&self) -> bool {
+        self.book().doubt_until.is_some()
+    }
+
+    /// What the worker holds was compared with what is known here, by a look that began at this moment.
+    pub(crate) fn looked(&self, began: Instant) {
         let mut book = self.book();
-        match book.doubt_until {
-            None => false,
-            Some(until) => {
-                if Instant::now() > until {
-                    book.doubt_until = None;
-                }
-                true
-            }
+        if book.doubt_until.is_some_and(|until| began > until) {
+            book.doubt_until = None;
         }
     }
 
@@ -186,9 +185,11 @@ mod tests {
         ledger.doubt(window).settled();
         assert!(!ledger.in_doubt());
         drop(ledger.doubt(window));
-        assert!(ledger.in_doubt() && ledger.in_doubt());
+        ledger.looked(Instant::now());
+        assert!(ledger.in_doubt(), "it may still happen");
         tokio::time::advance(window * 2).await;
         assert!(ledger.in_doubt(), "one last look");
+        ledger.looked(Instant::now());
         assert!(!ledger.in_doubt());
     }
 }

@@ -42,7 +42,7 @@ WITH held AS MATERIALIZED (
         count(*) FILTER (WHERE status = 'EXPIRED')
     FROM held GROUP BY tenant, queue
 ), done AS (
-    DELETE FROM claim_batch WHERE id = ANY($3) AND worker = $1
+    DELETE FROM claim_batch WHERE id = ANY($3)
 )
 SELECT task, attempt, false AS refused FROM held";
 
@@ -71,7 +71,7 @@ WITH held AS MATERIALIZED (
         count(*) FILTER (WHERE after > interval '0')
     FROM held WHERE NOT refused GROUP BY tenant, queue
 ), done AS (
-    DELETE FROM claim_batch WHERE id = ANY($3) AND worker = $1
+    DELETE FROM claim_batch WHERE id = ANY($3)
 )
 SELECT task, attempt, refused FROM held";
 

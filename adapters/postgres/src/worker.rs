@@ -48,7 +48,7 @@ impl Operation for Heartbeat {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<bool, Fault> {
         let done = sqlx::query(
-            "WITH done AS (DELETE FROM claim_batch WHERE id = ANY($2) AND worker = $1)
+            "WITH done AS (DELETE FROM claim_batch WHERE id = ANY($2))
              UPDATE worker SET heartbeat_at = coalesce($3, now())
              WHERE id = $1 AND dead_at IS NULL AND retired_at IS NULL",
         )
@@ -75,7 +75,7 @@ impl Operation for Retire {
         sqlx::query(
             "WITH leaving AS MATERIALIZED (
                 SELECT id FROM worker WHERE id = $1 AND dead_at IS NULL AND retired_at IS NULL FOR UPDATE
-             ), done AS (DELETE FROM claim_batch WHERE id = ANY($2) AND worker = $1)
+             ), done AS (DELETE FROM claim_batch WHERE id = ANY($2))
              UPDATE worker SET retired_at = coalesce($3, now()) WHERE id = (SELECT id FROM leaving)",
         )
         .bind(self.worker.0)
@@ -116,7 +116,12 @@ impl PostgresStore {
         let alive = self.connections.run(operation).await;
         if let Some(ledger) = ledger {
             match alive {
-                Ok(true) if ledger.in_doubt() => self.release_lost_claims(worker, &ledger).await?,
+                Ok(true) if ledger.in_doubt() => {
+                    // The heartbeat has been heard whatever comes of this; the next one looks again.
+                    if let Err(error) = self.release_lost_claims(worker, &ledger).await {
+                        tracing::debug!(%worker, %error, "could not look for claims whose answer was lost");
+                    }
+                }
                 Ok(true) => {}
                 Ok(false) => self.ledgers.close(worker),
                 Err(_) => ledger.put_back_done(done),

@@ -32,3 +32,11 @@ async fn fresh() -> Postgres {
 }
 
 contract_tests::store_contract!(fresh);
+
+// What only PostgreSQL has.
+#[path = "postgres/plans.rs"]
+mod plans;
+#[path = "postgres/schema.rs"]
+mod schema;
+#[path = "postgres/trouble.rs"]
+mod trouble;

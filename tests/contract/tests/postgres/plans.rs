@@ -1,0 +1,211 @@
+//! What the statements cost: no verb reads a table from end to end, whatever the planner knows of it, and a claim
+//! touches no index. Judged by what the server counted, not by what a plan promised.
+
+use std::{sync::Arc, time::Duration};
+
+use application::ports::{
+    ChunkRecord, Claim, ClaimedTask, ListPage, ProgressRecord, Settlement, Store, TaskFilter, WorkStore,
+};
+use contract_tests::{fixtures::*, servers::PostgresServer};
+use domain::{NewTask, Progress, Status, TaskId, Tenant};
+use postgres_adapter::{PostgresOptions, PostgresStore, TestClock};
+use sqlx::{Connection, PgConnection, Row};
+
+/// Enough that reading them all would show.
+const BACKLOG: usize = 20_000;
+/// Tasks of one batch.
+const BATCH: usize = 200;
+
+struct Bench {
+    url: String,
+    clock: TestClock,
+    admin: PgConnection,
+}
+
+impl Bench {
+    /// A database in which nobody but the test gathers statistics.
+    async fn new() -> Self {
+        let url = PostgresServer::shared().create_database().await;
+        let mut admin = PgConnection::connect(&url).await.expect("a connection");
+        for table in [
+            "task",
+            "live",
+            "outcome",
+            "attempt",
+            "claim_batch",
+            "worker",
+            "progress",
+            "chunk",
+            "tally_delta",
+        ] {
+            let off = format!("ALTER TABLE {table} SET (autovacuum_enabled = false)");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(off)).execute(&mut admin).await.expect("no autovacuum");
+        }
+        let clock = TestClock::new("2026-11-20T12:00:00Z".parse().expect("a moment"));
+        Self { url, clock, admin }
+    }
+
+    async fn store(&self) -> PostgresStore {
+        let options = PostgresOptions { max_connections: 2, ..PostgresOptions::default() };
+        PostgresStore::connect_with_clock(&self.url, &options, self.clock.clone()).await.expect("a store")
+    }
+
+    /// Waits until the sessions of a store that was dropped have ended, which makes their numbers known, and forgets
+    /// nothing: the numbers only rise.
+    async fn counted(&mut self, sql: &'static str) -> Vec<(String, i64, i64)> {
+        let others = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+        let ended = async {
+            while sqlx::query_scalar::<_, i64>(others).fetch_one(&mut self.admin).await.expect("activity") > 0
+            {
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the store's sessions end with it");
+        let rows = sqlx::query(sql).fetch_all(&mut self.admin).await.expect("statistics");
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+    }
+}
+
+#[tokio::test]
+async fn claims_touch_no_index() {
+    let mut bench = Bench::new().await;
+    let store = bench.store().await;
+    let ids = submit_many(&store, 2_000).await;
+    let worker = worker(&store).await;
+    for batch in ids.chunks(100).take(10) {
+        assert_eq!(claim(&store, worker, batch).await.len(), 100);
+    }
+    assert_eq!(claim_next(&store, worker, &[("q", 1_000)], 1_000).await.len(), 1_000);
+    drop(store);
+    let updates =
+        "SELECT relname::text, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'live'";
+    assert_eq!(bench.counted(updates).await, [("live".to_owned(), 2_000, 2_000)], "each update is heap-only");
+}
+
+#[tokio::test]
+async fn no_verb_reads_a_whole_table_that_was_never_analysed() {
+    let mut bench = Bench::new().await;
+    let store = bench.store().await;
+    let ids = submit_many(&store, BACKLOG).await;
+    drop(store);
+    use_every_verb(&mut bench, &ids).await;
+}
+
+#[tokio::test]
+async fn no_verb_reads_a_whole_table_that_was_analysed_while_empty() {
+    let mut bench = Bench::new().await;
+    sqlx::raw_sql("VACUUM ANALYZE").execute(&mut bench.admin).await.expect("analyse");
+    let store = bench.store().await;
+    let ids = submit_many(&store, BACKLOG).await;
+    drop(store);
+    use_every_verb(&mut bench, &ids).await;
+}
+
+#[tokio::test]
+async fn no_verb_reads_a_whole_table_that_was_analysed_while_all_waited() {
+    let mut bench = Bench::new().await;
+    let store = bench.store().await;
+    let ids = submit_many(&store, BACKLOG).await;
+    drop(store);
+    sqlx::raw_sql("ANALYZE").execute(&mut bench.admin).await.expect("analyse");
+    use_every_verb(&mut bench, &ids).await;
+}
+
+#[tokio::test]
+async fn no_verb_reads_a_whole_table_that_was_analysed_while_all_ran() {
+    let mut bench = Bench::new().await;
+    let store = bench.store().await;
+    let ids = submit_many(&store, BACKLOG).await;
+    let worker = worker(&store).await;
+    let held = claim(&store, worker, &ids).await;
+    sqlx::raw_sql("ANALYZE").execute(&mut bench.admin).await.expect("analyse");
+    let back: Vec<_> = held.iter().map(release).collect();
+    store.settle(worker, &back).await.expect("settle");
+    drop(store);
+    sqlx::raw_sql("VACUUM").execute(&mut bench.admin).await.expect("vacuum");
+    use_every_verb(&mut bench, &ids).await;
+}
+
+/// A few batches of everything, on a store of its own so that all plans are made now; then looks at what was read.
+async fn use_every_verb(bench: &mut Bench, ids: &[TaskId]) {
+    let reads = "SELECT relname::text, seq_scan, coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
+        WHERE relname NOT IN ('tally_delta', '_sqlx_migrations') ORDER BY relname";
+    let before = bench.counted(reads).await;
+    let store = Arc::new(bench.store().await);
+    every_verb(&*store, &bench.clock, ids).await;
+    drop(store);
+    let after = bench.counted(reads).await;
+    for ((table, scans_before, rows_before), (_, scans, rows)) in before.into_iter().zip(after) {
+        assert_eq!(scans, scans_before, "{table} was read from end to end");
+        // Nine batches, each of which touches a row several times (find, lock, change, check).
+        let (most, read) = ((BATCH * 9 * 8) as i64, rows - rows_before);
+        assert!(read < most, "{read} rows of {table} were read, more than {most}");
+    }
+}
+
+async fn every_verb(store: &dyn Store, clock: &TestClock, ids: &[TaskId]) {
+    let tenant = Tenant::default();
+    let (worker, other) = (worker(store).await, worker(store).await);
+    let batch = |n: usize| &ids[ids.len() / 2 + n * BATCH..][..BATCH];
+    let take = async |n: usize| store.claim(worker, &Claim::Ids(batch(n).to_vec())).await.expect("claim");
+
+    let finished: Vec<_> = take(0).await.iter().map(|task| success(task, "1")).collect();
+    store.settle(worker, &finished).await.expect("settle");
+    store.settle(worker, &finished).await.expect("settle again");
+    let retried: Vec<_> = take(1).await.iter().map(|task| retry(task, SECOND)).collect();
+    store.settle(worker, &retried).await.expect("settle");
+    clock.advance(2 * SECOND);
+    assert_eq!(store.promote(BATCH).await.expect("promote").len(), BATCH);
+    let next = claim_next(store, worker, &[("q", BATCH)], BATCH).await;
+    let released: Vec<Settlement> = next.iter().map(release).collect();
+    store.settle(worker, &released).await.expect("settle");
+
+    let expires_at = Some(clock.now() + SECOND);
+    submit(store, &vec![NewTask { expires_at, ..task() }; BATCH]).await;
+    clock.advance(2 * SECOND);
+    assert_eq!(store.expire(BATCH).await.expect("expire").len(), BATCH);
+    assert_eq!(store.next_due().await.expect("next_due"), None);
+
+    let held = store.claim(other, &Claim::Ids(batch(2).to_vec())).await.expect("claim");
+    store.cancel(&tenant, &[batch(2), batch(3)].concat()).await.expect("cancel");
+    assert_eq!(store.cancel_requests(other).await.expect("requests").len(), BATCH);
+    store.delete(&tenant, batch(3)).await.expect("delete");
+    let note = |task: &ClaimedTask| ProgressRecord {
+        task: task.id,
+        attempt: task.counters.attempt,
+        progress: Progress::new(1, 2, None),
+    };
+    let chunk = |task: &ClaimedTask| ChunkRecord {
+        task: task.id,
+        attempt: task.counters.attempt,
+        seq: 1,
+        text: "a".into(),
+    };
+    let notes: Vec<_> = held.iter().map(note).collect();
+    let chunks: Vec<_> = held.iter().map(chunk).collect();
+    store.record(other, &notes, &chunks).await.expect("record");
+    assert_eq!(store.chunks_after(batch(2)[0], (0, 0), 10).await.expect("chunks").len(), 1);
+
+    assert_eq!(store.read(&tenant, batch(4)).await.expect("read").len(), BATCH);
+    store.attempts(&tenant, batch(1)[0]).await.expect("attempts").expect("known");
+    for statuses in [
+        vec![],
+        vec![Status::Pending],
+        vec![Status::Completed],
+        vec![Status::Expired],
+        vec![Status::Pending, Status::Expired],
+    ] {
+        let filter = TaskFilter { statuses, ..TaskFilter::default() };
+        let page = ListPage { before: None, limit: 20 };
+        assert_eq!(store.list(&tenant, &filter, page).await.expect("list").len(), 20);
+    }
+    assert_eq!(store.waiting(&queue("q"), BATCH).await.expect("waiting").len(), BATCH);
+    assert_eq!(store.waiting_queues().await.expect("queues"), [queue("q")]);
+
+    store.heartbeat(worker).await.expect("heartbeat");
+    store.retire(worker).await.expect("retire");
+    clock.advance(2 * LEASE);
+    bury(store, other).await;
+    let orphans = store.orphans(BATCH).await.expect("orphans");
+    assert_eq!(orphans.len(), BATCH);
+}
