@@ -212,7 +212,7 @@ impl Clients<'_> {
         command.args(["--checks", CHECKS, "--phases", "examples,coverage,fuzzing,stateful"]);
         // The same inputs on every run: a failure here is a change of ours, not of the dice.
         command.args(["--max-examples", "30", "--seed", "20261123", "--generation-database", "none"]);
-        command.args(["--workers", "4", "--request-timeout", "30", "--suppress-health-check", "all"]);
+        command.args(["--workers", "1", "--request-timeout", "30", "--suppress-health-check", "all"]);
         // An event stream lasts as long as its task: the generated clients read it instead.
         command.args(["--exclude-path-regex", "/events$", "--warnings", "off", "--no-color"]);
         process::run(&command)?;

@@ -18,21 +18,28 @@ const ANSWERS: &[&str] = &[
 /// Finishes the generator's document; the result is indented and stable.
 pub(crate) fn finish(generated: &str) -> String {
     let mut document: Value = serde_json::from_str(generated).unwrap_or_else(|_| json!({}));
+    // The routes carry the prefix; the server is whoever serves the document.
+    document["servers"] = json!([{ "url": "/" }]);
+    let named = document["components"]["schemas"].clone();
     let schemas = &mut document["components"]["schemas"];
+    let properties =
+        schemas.as_object_mut().into_iter().flatten().filter_map(|(_, s)| s.get_mut("properties"));
+    properties.filter_map(Value::as_object_mut).flat_map(|all| all.values_mut()).for_each(refer_plainly);
     for name in ANSWERS {
-        let required: Vec<Value> = schemas[*name]["required"].as_array().cloned().unwrap_or_default();
-        let Some(properties) = schemas[*name]["properties"].as_object_mut() else { continue };
+        let Some(schema) = schemas.get_mut(*name) else { continue };
+        let required: Vec<Value> = schema["required"].as_array().cloned().unwrap_or_default();
+        let Some(properties) = schema["properties"].as_object_mut() else { continue };
         let all: Vec<Value> = properties.keys().cloned().map(Value::String).collect();
         for (property, schema) in properties.iter_mut() {
             if !required.contains(&Value::String(property.clone())) {
-                make_nullable(schema);
+                make_nullable(schema, &named);
             }
         }
-        schemas[*name]["required"] = Value::Array(all);
+        schema["required"] = Value::Array(all);
     }
     // In a submission null counts as absent, and there are no other fields.
     if let Some(properties) = schemas["Submission"]["properties"].as_object_mut() {
-        properties.values_mut().for_each(make_nullable);
+        properties.values_mut().for_each(|schema| make_nullable(schema, &named));
     }
     schemas["Submission"]["additionalProperties"] = json!(false);
     document["info"]["license"] =
@@ -46,17 +53,30 @@ pub(crate) fn finish(generated: &str) -> String {
     serde_json::to_string_pretty(&document).unwrap_or_default()
 }
 
-/// OpenAPI 3.0 has no type null.
-fn make_nullable(schema: &mut Value) {
-    if let Some(reference) = schema.get("$ref").cloned() {
-        *schema = json!({ "allOf": [{ "$ref": reference }], "nullable": true });
-    } else if schema.get("type").is_some() || schema.get("allOf").is_some() {
+/// A described reference comes as `allOf` of the reference and a description, which some generators cannot read.
+fn refer_plainly(schema: &mut Value) {
+    if let Some(reference) = schema.pointer("/allOf/0/$ref").cloned() {
+        *schema = json!({ "$ref": reference });
+    }
+}
+
+/// OpenAPI 3.0 has no type null: `nullable` says it, and has to stand beside a `type`. So a nullable enum is written out,
+/// and a nullable object is wrapped.
+fn make_nullable(schema: &mut Value, named: &Value) {
+    let reference = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+    if let Some(target) = reference.and_then(|name| named.get(name)) {
+        *schema = match target.get("enum") {
+            Some(values) => json!({ "type": "string", "enum": values, "description": target["description"] }),
+            None => json!({ "type": "object", "allOf": [schema] }),
+        };
+    }
+    if schema.get("type").is_some() {
         schema["nullable"] = json!(true);
     }
 }
 
 fn finish_operation(operation: &mut Value) {
-    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         if parameter["in"] == "path" && parameter["name"] == "id" {
             parameter["schema"]["minimum"] = json!(1);
             parameter["example"] = json!(1);

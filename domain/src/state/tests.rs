@@ -198,7 +198,7 @@ fn a_rate_limit_and_a_drain_cost_no_budget() {
     for event in [fail, Event::Release] {
         match decide(State::Processing { cancel_requested: false }, before, event) {
             Ok(Change::Wait { counters, outcome: AttemptOutcome::Released, .. }) => {
-                assert_eq!(counters, before)
+                assert_eq!(counters, before);
             }
             other => panic!("{other:?}"),
         }
