@@ -60,15 +60,13 @@ fn refer_plainly(schema: &mut Value) {
     }
 }
 
-/// OpenAPI 3.0 has no type null: `nullable` says it, and has to stand beside a `type`. So a nullable enum is written out,
-/// and a nullable object is wrapped.
+/// OpenAPI 3.0 has no type null: `nullable` says it, and has to stand beside a `type`. No form of "this reference or
+/// null" is read by all generators, so what a nullable reference means is written out.
 fn make_nullable(schema: &mut Value, named: &Value) {
     let reference = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
     if let Some(target) = reference.and_then(|name| named.get(name)) {
-        *schema = match target.get("enum") {
-            Some(values) => json!({ "type": "string", "enum": values, "description": target["description"] }),
-            None => json!({ "type": "object", "allOf": [schema] }),
-        };
+        *schema = target.clone();
+        schema.as_object_mut().and_then(|schema| schema.remove("title"));
     }
     if schema.get("type").is_some() {
         schema["nullable"] = json!(true);
