@@ -8,6 +8,7 @@ mod attempts;
 mod cancel;
 mod claim;
 mod clock;
+mod combine;
 mod delete;
 mod ending;
 mod error;

@@ -23,7 +23,6 @@ use crate::{
     rows::moment,
     settle::Settle,
     store::{Query, SqliteStore},
-    submit::Submit,
     tally::Counts,
     upkeep::{Expire, NextDue, Promote, WaitingIn, WaitingQueues},
     workers::{Bury, CancelRequests, Heartbeat, Orphans, OverdueAt, Register, Retire},
@@ -35,7 +34,7 @@ impl TaskStore for SqliteStore {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
-        self.write(Submit { tasks: tasks.to_vec() }).await
+        self.submissions.submit(tasks.to_vec()).await
     }
 
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {

@@ -1,6 +1,6 @@
 //! The store itself: one writer, a few readers.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use application::ports::StoreError;
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use crate::{
     clock::Clock,
+    combine::Combiner,
     error::store_error,
     open::{self, OpenError, SqliteOptions},
     writer::{Change, Writer},
@@ -19,7 +20,8 @@ use crate::{
 /// A call that is dropped half way is carried out all the same: a change lands whole or not at all.
 #[derive(Debug)]
 pub struct SqliteStore {
-    writer: Writer,
+    pub(crate) submissions: Combiner,
+    writer: Arc<Writer>,
     readers: SqlitePool,
     clock: Clock,
 }
@@ -44,14 +46,16 @@ impl SqliteStore {
 
     async fn open_with(path: &Path, options: SqliteOptions, clock: Clock) -> Result<Self, OpenError> {
         let opened = open::open(path, &options).await?;
-        let writer = Writer::start(opened.writer, opened.lock, opened.last_task, clock.clone());
-        Ok(Self { writer, readers: opened.readers, clock })
+        let writer = Arc::new(Writer::start(opened.writer, opened.lock, opened.last_task, clock.clone()));
+        let submissions = Combiner::start(writer.clone());
+        Ok(Self { submissions, writer, readers: opened.readers, clock })
     }
 
     /// Carries out what has been asked for, and lets go of the file: after this, it can be opened again. Calls that
     /// come later are answered as unavailable.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.submissions.close().await;
         self.writer.close().await;
     }
 

@@ -1,5 +1,7 @@
 //! Submitting tasks.
 
+use std::sync::Arc;
+
 use application::ports::{Receipt, StoreError};
 use async_trait::async_trait;
 use domain::{NewTask, Start, Status, TaskId};
@@ -14,7 +16,7 @@ use crate::{
 
 /// Stores tasks, all or none.
 pub(crate) struct Submit {
-    pub(crate) tasks: Vec<NewTask>,
+    pub(crate) tasks: Arc<Vec<NewTask>>,
 }
 
 /// A submission on its way into the table.
@@ -80,7 +82,7 @@ impl Change for Submit {
         let mut rows = Vec::with_capacity(self.tasks.len());
         // Only this writer gives ids; one that was lost in a failed change is not given again.
         let first = write.memory.last_task + 1;
-        for task in &self.tasks {
+        for task in self.tasks.iter() {
             write.memory.last_task += 1;
             let row = Row::new(write.memory.last_task, task, write.now);
             let status = if row.run_at.is_some() { Status::Scheduled } else { Status::Pending };

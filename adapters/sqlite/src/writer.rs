@@ -89,7 +89,8 @@ impl Writer {
     }
 }
 
-fn closed() -> StoreError {
+/// The answer to whoever comes after the end.
+pub(crate) fn closed() -> StoreError {
     StoreError::Unavailable("the database has been closed".to_owned())
 }
 
