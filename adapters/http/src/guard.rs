@@ -25,12 +25,20 @@ struct Rules {
     body_limit: usize,
     body_timeout: Duration,
     hosts: Vec<String>,
+    /// Each route of the document with its methods, for `Allow`.
+    routes: Vec<(String, String)>,
 }
 
 impl Guard {
-    pub(crate) fn new(config: &ApiConfig) -> Self {
+    pub(crate) fn new(config: &ApiConfig, document: &str) -> Self {
         let hosts = config.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        Self(Arc::new(Rules { body_limit: config.body_limit, body_timeout: config.body_timeout, hosts }))
+        let routes = methods_by_route(document);
+        Self(Arc::new(Rules {
+            body_limit: config.body_limit,
+            body_timeout: config.body_timeout,
+            hosts,
+            routes,
+        }))
     }
 
     /// Checks, serves, and turns every failure into problem details. A panic is a 500 of this request alone.
@@ -47,12 +55,45 @@ impl Guard {
                 }
             },
         };
-        let mut answer =
-            if is_bare_failure(&answer) { explain(answer, &method, &path).await } else { answer };
+        let mut answer = if is_bare_failure(&answer) { self.explain(answer, &method, &path) } else { answer };
         answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let (status, millis) = (answer.status().as_u16(), started.elapsed().as_millis() as u64);
         tracing::debug!(%method, path, status, millis, "answered");
         Ok(answer)
+    }
+
+    /// Writes the framework's failure again, in our words: its own echo what the client sent and name parameters that
+    /// the client never saw.
+    fn explain(&self, answer: Response, method: &Method, path: &str) -> Response {
+        let status = answer.status();
+        let shown: String = path.chars().take(200).collect();
+        let (status, detail, errors) = match (status, answer.data::<FieldError>().cloned()) {
+            (StatusCode::NOT_FOUND, _) => {
+                (status, format!("there is no {shown}; the API is described at /openapi.json"), vec![])
+            }
+            (StatusCode::METHOD_NOT_ALLOWED, _) => {
+                (status, format!("{method} is not allowed on {shown}"), vec![])
+            }
+            (_, Some(error)) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, format!("{}: {}", error.field, error.message), vec![error])
+            }
+            (_, None) if status.is_client_error() => {
+                (StatusCode::BAD_REQUEST, "the request cannot be read".to_owned(), vec![])
+            }
+            (_, None) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a defect of the server; its log says more".to_owned(),
+                vec![],
+            ),
+        };
+        let mut response = ProblemJson(Problem::new(status, detail).with_errors(errors)).into_response();
+        if status == StatusCode::METHOD_NOT_ALLOWED
+            && let Some((_, methods)) = self.0.routes.iter().find(|(route, _)| route_matches(route, path))
+            && let Ok(allow) = HeaderValue::from_str(methods)
+        {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        response
     }
 
     async fn check(&self, request: &mut Request) -> Result<(), ProblemJson> {
@@ -186,44 +227,29 @@ fn is_bare_failure(answer: &Response) -> bool {
         && !media_type.starts_with("application/json")
 }
 
-/// Writes the framework's failure again, in our words: its own echo what the client sent and name parameters that the
-/// client never saw.
-async fn explain(answer: Response, method: &Method, path: &str) -> Response {
-    let (status, allow) = (answer.status(), answer.header(header::ALLOW).map(str::to_owned));
-    let errors = framework_error(&answer);
-    let path: String = path.chars().take(200).collect();
-    let (status, detail, errors) = match (status, errors) {
-        (StatusCode::NOT_FOUND, _) => {
-            (status, format!("there is no {path}; the API is described at /openapi.json"), Vec::new())
-        }
-        (StatusCode::METHOD_NOT_ALLOWED, _) => {
-            (status, format!("{method} is not allowed on {path}"), Vec::new())
-        }
-        (_, Some(error)) => {
-            (StatusCode::UNPROCESSABLE_ENTITY, format!("{}: {}", error.field, error.message), vec![error])
-        }
-        (StatusCode::UNSUPPORTED_MEDIA_TYPE, _) => {
-            (status, "send Content-Type: application/json".to_owned(), Vec::new())
-        }
-        (_, None) if status.is_client_error() => {
-            (StatusCode::BAD_REQUEST, "the request cannot be read".to_owned(), vec![])
-        }
-        (_, None) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "a defect of the server; its log says more".to_owned(),
-            Vec::new(),
-        ),
-    };
-    let mut response = ProblemJson(Problem::new(status, detail).with_errors(errors)).into_response();
-    if let Some(allow) = allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
-        response.headers_mut().insert(header::ALLOW, allow);
-    }
-    response
+fn methods_by_route(document: &str) -> Vec<(String, String)> {
+    let document: serde_json::Value = serde_json::from_str(document).unwrap_or_default();
+    let routes = document["paths"].as_object().into_iter().flatten();
+    let mut all: Vec<(String, String)> = routes
+        .map(|(route, operations)| {
+            let methods =
+                operations.as_object().into_iter().flatten().map(|(method, _)| method.to_uppercase());
+            (route.clone(), methods.collect::<Vec<_>>().join(", "))
+        })
+        .collect();
+    all.extend(["/", "/docs", "/openapi.json"].map(|route| (route.to_owned(), "GET".to_owned())));
+    all
 }
 
-/// The parameter at fault, where the framework refused one.
-fn framework_error(answer: &Response) -> Option<FieldError> {
-    answer.data::<FieldError>().cloned()
+fn route_matches(route: &str, path: &str) -> bool {
+    let (mut route, mut path) = (route.split('/'), path.split('/'));
+    loop {
+        match (route.next(), path.next()) {
+            (None, None) => return true,
+            (Some(expected), Some(found)) if expected == found || expected.starts_with('{') => {}
+            _ => return false,
+        }
+    }
 }
 
 /// Keeps what an error was about before the framework turns it into text.

@@ -87,9 +87,9 @@ fn service(config: &ApiConfig, context: api::Context) -> OpenApiService<(api::Ta
 fn routes(config: &ApiConfig, context: api::Context) -> BoxEndpoint<'static, Response> {
     let service = service(config, context);
     let document = document::finish(&service.spec());
+    let guard = guard::Guard::new(config, &document);
     let page = docs_page(&service.swagger_ui_html(), &service.spec(), &document);
     let prefix = if config.prefix.is_empty() { "/" } else { &config.prefix };
-    let guard = guard::Guard::new(config);
     Route::new()
         .nest(prefix, service)
         .at("/openapi.json", poem::get(openapi_json.data(OpenApiText(document))))
@@ -129,3 +129,6 @@ fn docs_page(html: &str, raw: &str, finished: &str) -> String {
     // `</script>` inside a description would end the script that holds the document.
     html.replace(raw, &finished.replace("</", "<\\/"))
 }
+
+#[cfg(test)]
+mod tests;
