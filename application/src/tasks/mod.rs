@@ -158,10 +158,17 @@ impl Tasks {
         };
         let mut all = vec![store];
         if let Some(order) = &self.order {
-            let error = order.ping().await.err().map(|error| error.to_string());
+            let error = order.ping().await.err().map(cause);
             all.push(DependencyHealth { name: "redis", healthy: error.is_none(), required: false, error });
         }
         all
+    }
+}
+
+/// What a dependency said, without whose it is: that stands beside it.
+fn cause(error: StoreError) -> String {
+    match error {
+        StoreError::Unavailable(cause) | StoreError::Corrupt(cause) => cause,
     }
 }
 

@@ -1,11 +1,14 @@
 //! Submission: check, route, store durably, then announce.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use domain::{Json, Limits, NewTask, Priority, QueueName, Start, Status, Task, TaskType, Tenant, Timestamp};
 
 use super::Tasks;
 use crate::ports::{Signal, StoreError, Waiting};
+
+/// How long a submission's answer waits for the order to take it.
+const PATIENCE_WITH_THE_ORDER: Duration = Duration::from_millis(50);
 
 /// What a client asks for. Names and numbers are valid already; what depends on the task type is checked here.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,15 +118,18 @@ impl Tasks {
         Ok(tasks)
     }
 
-    /// Puts tasks that wait in the order and wakes workers. What goes wrong here is repaired by the workers' own look
-    /// at the store, so it fails no submission and holds none up.
+    /// Puts tasks that wait in the order and wakes workers. What goes wrong here is repaired by the workers' own look at
+    /// the store, so it fails no submission, and a slow order holds none up: it goes on beside the answer.
     async fn announce(&self, tasks: &[Task]) {
         let waiting: Vec<Waiting> = tasks
             .iter()
             .filter(|task| task.status == Status::Pending)
             .map(|task| Waiting { id: task.id, queue: task.queue.clone(), priority: task.priority })
             .collect();
-        announce_waiting(self.order.as_deref(), self.signals.as_ref(), &waiting).await;
+        let (order, signals) = (self.order.clone(), Arc::clone(&self.signals));
+        let announcing =
+            tokio::spawn(async move { announce_waiting(order.as_deref(), signals.as_ref(), &waiting).await });
+        let _ = tokio::time::timeout(PATIENCE_WITH_THE_ORDER, announcing).await;
     }
 
     fn admit(&self, tenant: &Tenant, submission: Submission, invalid: &mut Vec<InvalidField>) -> NewTask {
