@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 use domain::{Failure, Json, Limits, RetryPolicy, TaskType};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::worker::TaskContext;
+use crate::handler::TaskContext;
 
 /// What a handler hands back.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,9 +8,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ordering::{announce_waiting, refill},
     ports::{Applied, Order, Orphan, Overdue, Settlement, Signal, Signals, Store, StoreError, Waiting},
-    tasks::announce_waiting,
-    worker::refill,
 };
 
 /// The longest pause between two rounds.

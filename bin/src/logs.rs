@@ -1,5 +1,7 @@
 //! Logs: text for people or JSON lines for machines, on standard error.
 
+use std::io::IsTerminal;
+
 use anyhow::{Context, Result};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -14,7 +16,10 @@ pub fn start(config: &Config) -> Result<()> {
     if config.json_logs {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().with_target(false).with_writer(std::io::stderr)).try_init()
+        // Colours are for people at a terminal: in a file or a pipe they break every search.
+        let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let layer = fmt::layer().with_target(false).with_ansi(colours).with_writer(std::io::stderr);
+        registry.with(layer).try_init()
     }
     .context("logging was started before")
 }

@@ -7,14 +7,13 @@ use application::{
     registry::TaskTypeSpec,
     worker::{Shutdown, Worker},
 };
-use http_adapter::ApiConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Database},
     logs,
-    wiring::{Wiring, worker_config},
+    wiring::{Wiring, api_config, worker_config},
 };
 
 /// What a process does.
@@ -90,23 +89,13 @@ impl Process {
             let patience = config.shutdown_grace + Duration::from_secs(5);
             match tokio::time::timeout(patience, api).await {
                 Ok(served) => {
-                    served.context("the API's task ended early")?.context("the API could not be served")?
+                    served.context("the API's task ended early")?.context("the API could not be served")?;
                 }
                 Err(_) => tracing::warn!("some requests did not end in time"),
             }
         }
         upkeep.await.context("the upkeep's task ended early")?;
         Ok(())
-    }
-}
-
-/// The API as configured.
-pub(crate) fn api_config(config: &Config) -> ApiConfig {
-    ApiConfig {
-        prefix: config.api_prefix.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        allowed_hosts: config.allowed_hosts.clone(),
-        ..ApiConfig::default()
     }
 }
 

@@ -12,6 +12,7 @@ use application::{
     upkeep::Upkeep,
     worker::{WorkerConfig, WorkerPorts},
 };
+use http_adapter::ApiConfig;
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use providers_adapter::{OpenAiConfig, OpenAiGenerator, ProviderTimeouts, Secret, SimulatedGenerator};
 use redis_adapter::{Redis, RedisOptions, RedisOrder, RedisSignals};
@@ -79,9 +80,19 @@ pub fn worker_config(config: &Config) -> WorkerConfig {
     }
 }
 
+/// The API as configured.
+pub fn api_config(config: &Config) -> ApiConfig {
+    ApiConfig {
+        prefix: config.api_prefix.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        allowed_hosts: config.allowed_hosts.clone(),
+        ..ApiConfig::default()
+    }
+}
+
 /// The OpenAPI document of this configuration; needs nothing to run.
 pub fn openapi_document(config: &Config) -> String {
-    http_adapter::openapi_document(&crate::process::api_config(config))
+    http_adapter::openapi_document(&api_config(config))
 }
 
 type Adapters = (Arc<dyn Store>, Option<Arc<dyn Order>>, Arc<dyn Signals>);

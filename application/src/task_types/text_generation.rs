@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    handler::TaskContext,
     ports::{FinishReason, GenerationEvent, GenerationRequest, TextGenerator},
     registry::{Output, TaskTypeSpec},
-    worker::TaskContext,
 };
 
 pub(super) const NAME: &str = "ai.text_generation";

@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use domain::{Attempt, Routes, Status, Task, TaskId, Tenant};
 
-pub(crate) use submit::announce_waiting;
 pub use submit::{InvalidField, Submission, SubmitError};
 pub use watch::TaskEvent;
 

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use domain::{Json, Limits, NewTask, Priority, QueueName, Start, Status, Task, TaskType, Tenant, Timestamp};
 
 use super::Tasks;
-use crate::ports::{Signal, StoreError, Waiting};
+use crate::{
+    ordering::announce_waiting,
+    ports::{StoreError, Waiting},
+};
 
 /// How long a submission's answer waits for the order to take it.
 const PATIENCE_WITH_THE_ORDER: Duration = Duration::from_millis(50);
@@ -191,24 +194,4 @@ impl Tasks {
             limits,
         }
     }
-}
-
-/// After the store's commit: the order first, so that whoever wakes finds something.
-pub(crate) async fn announce_waiting(
-    order: Option<&dyn crate::ports::Order>,
-    signals: &dyn crate::ports::Signals,
-    waiting: &[Waiting],
-) {
-    if waiting.is_empty() {
-        return;
-    }
-    if let Some(order) = order
-        && let Err(error) = order.push(waiting).await
-    {
-        tracing::debug!(%error, "the order took no new tasks; workers find them in the store");
-    }
-    let mut queues: Vec<QueueName> = waiting.iter().map(|task| task.queue.clone()).collect();
-    queues.sort();
-    queues.dedup();
-    signals.publish(&[Signal::Work(queues)]).await;
 }

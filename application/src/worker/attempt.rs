@@ -7,11 +7,8 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    TaskContext, TaskInfo,
-    recorder::{Leftover, Recorder},
-};
 use crate::{
+    handler::{Leftover, Recorder, TaskContext, TaskInfo},
     ports::{ClaimedTask, Signal},
     registry::{Output, Registry},
 };
@@ -68,7 +65,7 @@ pub(super) async fn run(
             let handler = AssertUnwindSafe(spec.run(context, task.input.clone())).catch_unwind();
             tokio::pin!(handler);
             let hard_deadline = started + task.limits.time_limit;
-            let soft_deadline = started + task.limits.soft_time_limit.unwrap_or(task.limits.time_limit);
+            let soft_deadline = task.limits.soft_time_limit.map(|limit| started + limit);
             loop {
                 tokio::select! {
                     biased;
@@ -78,7 +75,9 @@ pub(super) async fn run(
                     asked = stop.wait_for(Option::is_some) => {
                         break Ending::Stopped(asked.ok().and_then(|stop| *stop).unwrap_or(Stop::Abandon));
                     }
-                    () = tokio::time::sleep_until(soft_deadline), if !soft_limit.is_cancelled() => soft_limit.cancel(),
+                    // Without a soft limit nobody is asked to stop: the hard one ends the handler under its own name.
+                    () = tokio::time::sleep_until(soft_deadline.unwrap_or(hard_deadline)),
+                        if soft_deadline.is_some() && !soft_limit.is_cancelled() => soft_limit.cancel(),
                     () = tokio::time::sleep_until(hard_deadline) => {
                         break Ending::Returned(Err(timed_out(task.limits.time_limit)));
                     }

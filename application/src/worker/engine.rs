@@ -11,12 +11,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shutdown, TaskInfo, WorkerConfig, WorkerPorts, attempt,
+    Shutdown, WorkerConfig, WorkerPorts, attempt,
     attempt::{Ended, Stop},
     fetch::{Fetched, Want, fetch},
-    recorder::Recorder,
     settle::{self, Settled},
 };
+use crate::handler::{Recorder, TaskInfo};
 use crate::ports::{ClaimedTask, Signal, StoreError, WorkerProfile};
 
 /// How often the loop looks around when nothing else wakes it.

@@ -3,7 +3,10 @@
 use domain::{QueueName, WorkerId};
 
 use super::WorkerPorts;
-use crate::ports::{Claim, ClaimedTask, Order, Store, StoreError};
+use crate::{
+    ordering::refill,
+    ports::{Claim, ClaimedTask, Store, StoreError},
+};
 
 /// What a worker could run now.
 #[derive(Debug, Clone)]
@@ -68,17 +71,4 @@ async fn from_the_store(
     let tasks = store.claim(worker, &Claim::Next { queues: want.queues.clone(), limit: want.limit }).await?;
     let maybe_more = !tasks.is_empty();
     Ok(Fetched { tasks, maybe_more, order_works })
-}
-
-/// Puts the first waiting tasks of a queue back into the order.
-pub(crate) async fn refill(
-    store: &dyn Store,
-    order: &dyn Order,
-    queue: &QueueName,
-    limit: usize,
-) -> Result<(), StoreError> {
-    let mark = order.mark(queue).await?;
-    let tasks = store.waiting(queue, limit).await?;
-    let complete = tasks.len() < limit;
-    order.refill(queue, mark, &tasks, complete).await
 }

@@ -1,23 +1,17 @@
 //! The worker: claim what can be run → run → record → settle, with one loop that also sends the heartbeat, so that a
 //! deaf worker cannot look healthy.
 //!
-//! [`engine`] is the loop, [`attempt`] runs one handler inside its limits, [`recorder`] keeps live output on its way to
-//! readers and store, [`settle`] turns an ending into a decision of the domain and applies it.
+//! [`engine`] is the loop, [`attempt`] runs one handler inside its limits, [`settle`] turns an ending into a decision of the domain and applies it.
 
 mod attempt;
-mod context;
 mod engine;
 mod fetch;
-mod recorder;
 mod settle;
 
 use std::{sync::Arc, time::Duration};
 
 use domain::{LeaseTerms, QueueName, Routes, WorkerName};
 use tokio_util::sync::CancellationToken;
-
-pub use context::{TaskContext, TaskInfo};
-pub(crate) use fetch::refill;
 
 use crate::{
     ports::{Chance, Order, Signals, Store},

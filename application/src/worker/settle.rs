@@ -7,11 +7,11 @@ use domain::{AttemptOutcome, Change, End, Event, Failure, State, Status, decide}
 use super::{
     WorkerPorts,
     attempt::{Ended, Ending, Stop},
-    recorder::Recorder,
 };
 use crate::{
+    handler::Recorder,
+    ordering::announce_waiting,
     ports::{Applied, Settlement, Signal, StoreError, Waiting},
-    tasks::announce_waiting,
 };
 
 /// The most endings in one settlement.

@@ -116,6 +116,23 @@ async fn the_soft_limit_lets_a_handler_return_what_it_has() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_a_soft_limit_nobody_is_asked_to_stop() {
+    let polite = TaskTypeSpec::new("demo.polite", "Stops when asked.", |context, _: IgnoredAny| async move {
+        context.soft_limit_passed().await;
+        Output::of("asked")
+    });
+    let product = Product::new([polite]);
+    let _worker = product.worker(4);
+    let id = product
+        .submit("demo.polite", |task| {
+            (task.time_limit, task.max_attempts) = (Some(seconds(30)), Some(1));
+        })
+        .await;
+    let task = product.end_of(id).await;
+    assert_eq!((task.status, task.error.expect("an error").code.as_str()), (Status::Failed, "time_limit"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_are_tried_again_until_the_budget_is_used_up() {
     let runs = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&runs);

@@ -33,10 +33,10 @@ pub struct TaskInfo {
 /// A handler's link to the runner. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TaskContext {
-    pub(super) info: Arc<TaskInfo>,
-    pub(super) recorder: Arc<Recorder>,
-    pub(super) soft_limit: CancellationToken,
-    pub(super) gone: CancellationToken,
+    pub(crate) info: Arc<TaskInfo>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) soft_limit: CancellationToken,
+    pub(crate) gone: CancellationToken,
 }
 
 impl TaskContext {

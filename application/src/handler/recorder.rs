@@ -22,7 +22,7 @@ const CHUNK_BYTES: usize = 4096;
 
 /// Collects what the handlers of one worker report.
 #[derive(Debug, Default)]
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     open: Mutex<HashMap<TaskId, Open>>,
     news: Notify,
     /// Held while reports are written to the store: a settlement waits for it, because once the task is settled its
@@ -47,11 +47,11 @@ struct Open {
 
 /// What an ended attempt has reported and the store does not have yet.
 #[derive(Debug, Default, Clone, PartialEq)]
-pub(super) struct Leftover {
-    pub(super) progress: Vec<ProgressRecord>,
-    pub(super) chunks: Vec<ChunkRecord>,
+pub(crate) struct Leftover {
+    pub(crate) progress: Vec<ProgressRecord>,
+    pub(crate) chunks: Vec<ChunkRecord>,
     /// Whether the attempt reported anything at all: if not, no write of its reports can be under way.
-    pub(super) ever_reported: bool,
+    pub(crate) ever_reported: bool,
 }
 
 impl Recorder {
@@ -60,7 +60,7 @@ impl Recorder {
     }
 
     /// An attempt starts.
-    pub(super) fn start(&self, task: TaskId, attempt: u32, worker: WorkerId) {
+    pub(crate) fn start(&self, task: TaskId, attempt: u32, worker: WorkerId) {
         let open = Open {
             attempt,
             worker,
@@ -76,7 +76,7 @@ impl Recorder {
         self.open().insert(task, open);
     }
 
-    pub(super) fn progress(&self, task: &TaskInfo, progress: Progress) {
+    pub(crate) fn progress(&self, task: &TaskInfo, progress: Progress) {
         if let Some(open) = self.open().get_mut(&task.id).filter(|open| open.attempt == task.attempt) {
             open.progress = Some(progress);
             open.progress_unannounced = true;
@@ -86,7 +86,7 @@ impl Recorder {
         }
     }
 
-    pub(super) fn chunk(&self, task: &TaskInfo, text: &str) {
+    pub(crate) fn chunk(&self, task: &TaskInfo, text: &str) {
         if let Some(open) = self.open().get_mut(&task.id).filter(|open| open.attempt == task.attempt) {
             open.text.extend(text.chars().filter(|c| *c != '\0'));
             open.ever_reported = true;
@@ -98,7 +98,7 @@ impl Recorder {
     }
 
     /// An attempt ends: nothing more is taken from it. Answers what is left to announce and to store.
-    pub(super) fn finish(&self, task: TaskId, attempt: u32) -> (Vec<Signal>, Leftover) {
+    pub(crate) fn finish(&self, task: TaskId, attempt: u32) -> (Vec<Signal>, Leftover) {
         let mut all = self.open();
         if all.get(&task).is_none_or(|open| open.attempt != attempt) {
             return (Vec::new(), Leftover::default());
@@ -115,12 +115,12 @@ impl Recorder {
     }
 
     /// Waits until reports that are being written have arrived.
-    pub(super) async fn writes_done(&self) {
+    pub(crate) async fn writes_done(&self) {
         drop(self.writing.lock().await);
     }
 
     /// Carries reports out until the worker stops.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         self: Arc<Self>,
         store: Arc<dyn Store>,
         signals: Arc<dyn Signals>,

@@ -1,0 +1,7 @@
+//! The handlers' side: what one knows of its task, and the way of what it reports.
+
+mod context;
+mod recorder;
+
+pub use context::{TaskContext, TaskInfo};
+pub(crate) use recorder::{Leftover, Recorder};
