@@ -1,0 +1,214 @@
+//! A stand-in for an OpenAI-compatible server: it answers as it is told, and tells what it sees.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinHandle,
+};
+
+use crate::PATIENCE;
+
+/// How one request is answered.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// A word every 50 ms, without end.
+    Endless,
+    /// These words, in good order.
+    Words(Vec<&'static str>),
+    /// These words, and then the connection is closed in the middle of the answer.
+    Cut(Vec<&'static str>),
+    /// No stream at all.
+    Refusal {
+        /// Such as `429 Too Many Requests`.
+        status: &'static str,
+        /// Further headers.
+        headers: Vec<(&'static str, &'static str)>,
+        /// The error's message; `{authorization}` in it is replaced by what the client sent.
+        message: &'static str,
+    },
+}
+
+/// What the server saw.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Noticed {
+    /// A request with this body and this Authorization header.
+    Request {
+        /// Its JSON.
+        body: Value,
+        /// Empty where there is none.
+        authorization: String,
+    },
+    /// The client closed the connection of an answer without end.
+    Closed,
+}
+
+/// A running stand-in.
+#[derive(Debug)]
+pub struct Provider {
+    address: SocketAddr,
+    noticed: mpsc::UnboundedReceiver<Noticed>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Provider {
+    /// Gives these answers in turn, the last one again and again.
+    pub async fn start(replies: Vec<Reply>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it has an address");
+        let (notice, noticed) = mpsc::unbounded_channel();
+        let mut replies = replies.into_iter().peekable();
+        let accepting = tokio::spawn(async move {
+            let mut last = None;
+            while let Ok((socket, _)) = listener.accept().await {
+                last = replies.next().or(last);
+                let (reply, notice) = (last.clone().expect("at least one reply"), notice.clone());
+                // An answer that fails has lost its client: the test sees what the client made of it.
+                tokio::spawn(async move { serve(socket, reply, notice).await });
+            }
+        });
+        Self { address, noticed, accepting }
+    }
+
+    /// What `OPENAI_BASE_URL` has to be.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// What it sees next.
+    ///
+    /// # Panics
+    ///
+    /// When nothing happens.
+    pub async fn notices(&mut self) -> Noticed {
+        self.notices_within(PATIENCE).await
+    }
+
+    /// What it sees next.
+    ///
+    /// # Panics
+    ///
+    /// When nothing happens.
+    pub async fn notices_within(&mut self, patience: Duration) -> Noticed {
+        let noticed = tokio::time::timeout(patience, self.noticed.recv()).await;
+        noticed.unwrap_or_else(|_| panic!("the provider saw nothing within {patience:?}")).expect("it runs")
+    }
+}
+
+async fn serve(
+    mut socket: TcpStream,
+    reply: Reply,
+    notice: mpsc::UnboundedSender<Noticed>,
+) -> std::io::Result<()> {
+    let (body, authorization) = read_request(&mut socket).await?;
+    let _ = notice.send(Noticed::Request { body, authorization: authorization.clone() });
+    match reply {
+        Reply::Refusal { status, headers, message } => {
+            let message = message.replace("{authorization}", &authorization);
+            let body = json!({ "error": { "message": message, "type": "error", "code": null } }).to_string();
+            let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\n");
+            for (name, value) in headers {
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+            let length = body.len();
+            head.push_str(&format!("content-type: application/json\r\ncontent-length: {length}\r\n\r\n"));
+            socket.write_all(format!("{head}{body}").as_bytes()).await?;
+        }
+        Reply::Words(words) => {
+            start_stream(&mut socket).await?;
+            send_words(&mut socket, &words).await?;
+            for end in [r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#, "[DONE]"] {
+                send_chunk(&mut socket, &format!("data: {end}\n\n")).await?;
+            }
+            send_chunk(&mut socket, "").await?;
+        }
+        Reply::Cut(words) => {
+            start_stream(&mut socket).await?;
+            send_words(&mut socket, &words).await?;
+        }
+        Reply::Endless => {
+            start_stream(&mut socket).await?;
+            let (mut reader, mut writer) = socket.into_split();
+            let writing = async {
+                let mut pause = tokio::time::interval(Duration::from_millis(50));
+                loop {
+                    pause.tick().await;
+                    let text = word("word ");
+                    if writer.write_all(http_chunk(&text).as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let mut rest = [0; 256];
+            tokio::select! {
+                () = writing => {}
+                // The client has nothing more to say: whatever ends the wait is the end of the connection.
+                _ = reader.read(&mut rest) => {}
+            }
+            let _ = notice.send(Noticed::Closed);
+            return Ok(());
+        }
+    }
+    socket.shutdown().await
+}
+
+/// The JSON body and the Authorization header.
+async fn read_request(socket: &mut TcpStream) -> std::io::Result<(Value, String)> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(head_end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..head_end]).into_owned();
+            let header = |wanted: &str| {
+                let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+                let found = headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+                found.map_or(String::new(), |(_, value)| value.to_owned())
+            };
+            let length: usize = header("content-length").parse().unwrap_or(0);
+            if bytes.len() >= head_end + 4 + length {
+                let body = serde_json::from_slice(&bytes[head_end + 4..]).unwrap_or(Value::Null);
+                return Ok((body, header("authorization")));
+            }
+        }
+        if socket.read_buf(&mut bytes).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+async fn start_stream(socket: &mut TcpStream) -> std::io::Result<()> {
+    socket.set_nodelay(true)?;
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    socket.write_all(head.as_bytes()).await
+}
+
+async fn send_words(socket: &mut TcpStream, words: &[&str]) -> std::io::Result<()> {
+    for text in words {
+        send_chunk(socket, &word(text)).await?;
+    }
+    Ok(())
+}
+
+async fn send_chunk(socket: &mut TcpStream, data: &str) -> std::io::Result<()> {
+    socket.write_all(http_chunk(data).as_bytes()).await
+}
+
+fn http_chunk(data: &str) -> String {
+    format!("{:x}\r\n{data}\r\n", data.len())
+}
+
+fn word(text: &str) -> String {
+    let chunk = json!({
+        "id": "chat-1", "object": "chat.completion.chunk", "model": "stub-model",
+        "choices": [{ "index": 0, "delta": { "content": text }, "finish_reason": null }],
+    });
+    format!("data: {chunk}\n\n")
+}

@@ -1,0 +1,16 @@
+//! What must hold for whoever uses or runs the product, on both bases where it applies.
+#![allow(clippy::disallowed_methods)] // tests may wait for other processes
+
+mod bad_input;
+mod cancellation;
+mod commands;
+mod crashes;
+mod drain;
+mod live_events;
+mod openai;
+mod order;
+mod quick_start;
+mod redis_outage;
+mod schedule;
+mod start;
+mod task_types;
