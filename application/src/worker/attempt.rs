@@ -53,6 +53,7 @@ pub(super) async fn run(
     mut stop: watch::Receiver<Option<Stop>>,
 ) -> (Ended, Vec<Signal>) {
     let started = tokio::time::Instant::now();
+    tracing::info!(task_id = task.id.0, attempt = task.counters.attempt, "task started");
     let soft_limit = CancellationToken::new();
     let gone = CancellationToken::new();
     // Set when this function is left on any path, so that a blocking handler learns of it.
