@@ -66,6 +66,9 @@ impl Process {
                 )
             })?;
             let address = listener.local_addr()?;
+            if !address.ip().is_loopback() {
+                tracing::warn!(%address, "there are no API keys yet: whoever reaches this address can submit and read tasks");
+            }
             let serving = http_adapter::serve(
                 wiring.tasks(),
                 api_config(&config),
