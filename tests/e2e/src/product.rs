@@ -73,13 +73,18 @@ impl Setup {
         match self.base {
             Base::Sqlite => set(&mut self.settings, "DATABASE_URL", "sqlite://tasks.db"),
             Base::PostgresAndRedis => {
-                let database = PostgresServer::shared().create_database().await;
-                let prefix = database.rsplit('/').next().unwrap_or_default().to_owned();
-                set(&mut self.settings, "DATABASE_URL", &database);
-                set(&mut self.settings, "REDIS_PREFIX", &prefix);
-                if !self.settings.iter().any(|(key, _)| key == "REDIS_URL") {
+                let named = |wanted: &str| self.settings.iter().find(|(key, _)| key == wanted);
+                let database = match named("DATABASE_URL") {
+                    Some((_, url)) => url.clone(),
+                    None => PostgresServer::shared().create_database().await,
+                };
+                if named("REDIS_URL").is_none() {
                     set(&mut self.settings, "REDIS_URL", RedisServer::shared().url());
                 }
+                // Its name is nobody else's, so the keys are not either.
+                let prefix = database.rsplit('/').next().unwrap_or_default().to_owned();
+                set(&mut self.settings, "REDIS_PREFIX", &prefix);
+                set(&mut self.settings, "DATABASE_URL", &database);
             }
         }
         let (front, api) = start_front(self.base, &self.settings, &folder).await;

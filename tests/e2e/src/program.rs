@@ -127,8 +127,22 @@ impl Program {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "{} could not be sent SIGTERM", self.name);
+        self.signal("TERM");
+    }
+
+    /// Freezes it: connections stay open and nothing happens.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Ends [`Self::freeze`].
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{} could not be sent SIG{name}", self.name);
     }
 
     /// Sends SIGKILL and waits until it is gone.

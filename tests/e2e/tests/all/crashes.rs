@@ -106,6 +106,33 @@ async fn the_task_of_a_killed_worker_is_taken_over_by_another() {
 }
 
 #[tokio::test]
+async fn a_worker_that_froze_past_its_lease_changes_nothing_when_it_wakes() {
+    let mut product = Base::PostgresAndRedis.setup().set("LEASE_SECONDS", "3").start().await;
+    let api = product.api();
+    let id = api.submit_type("demo.sleep", json!({ "seconds": 1.5 })).await;
+    api.reaches(id, "PROCESSING").await;
+    product.worker().freeze();
+    product.add_worker().await;
+    let taken_over = api.completed(id).await;
+    assert_eq!(taken_over["attempt"], 2, "{taken_over}");
+
+    // Its sleep is over long since, and it has a result to tell.
+    product.worker().thaw();
+    let ready_again = "worker ready";
+    let deadline = Instant::now() + PATIENCE;
+    while product.worker().log().matches(ready_again).count() < 2 {
+        assert!(Instant::now() < deadline, "it does not register anew: {}", product.worker().log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(api.task(id).await, taken_over);
+    assert_eq!(api.outcomes(id).await, ["CRASHED", "COMPLETED"]);
+    // Under its new registration it works again.
+    product.workers.pop();
+    let id = api.submit_type("demo.noop", Value::Null).await;
+    assert_eq!(api.completed(id).await["attempt"], 1);
+}
+
+#[tokio::test]
 async fn two_workers_never_run_one_task_at_the_same_time() {
     let setup = Base::PostgresAndRedis.setup().set("WORKER_CONCURRENCY", "5").workers(2);
     let product = setup.start().await;

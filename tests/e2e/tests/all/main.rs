@@ -13,4 +13,5 @@ mod quick_start;
 mod redis_outage;
 mod schedule;
 mod start;
+mod store_outage;
 mod task_types;

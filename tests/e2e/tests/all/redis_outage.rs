@@ -77,3 +77,26 @@ async fn a_redis_that_forgets_everything_loses_no_task() {
         assert_eq!(api.completed(id).await["attempt"], 1);
     }
 }
+
+#[tokio::test]
+async fn a_redis_that_answers_nothing_holds_nobody_up() {
+    let redis = RedisServer::start().expect("a Redis of its own");
+    let product = Base::PostgresAndRedis.setup().set("REDIS_URL", redis.url()).start().await;
+    let api = product.api();
+    time_of_one_task(&api).await;
+    // Connections stay open: only time tells.
+    redis.pause().expect("it freezes");
+    for _ in 0..3 {
+        let started = Instant::now();
+        let id = api.submit_type("demo.noop", Value::Null).await;
+        let answered = started.elapsed();
+        assert!(answered < Duration::from_secs(1), "the answer took {answered:?}");
+        api.completed(id).await;
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(6), "the task took {took:?}");
+    }
+    api.health_becomes("degraded").await;
+    redis.unpause().expect("it goes on");
+    api.health_becomes("healthy").await;
+    time_of_one_task(&api).await;
+}
