@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
+    check,
     clients::{self, Clients, Part},
     openapi, process,
     report::{Count, Report},
@@ -56,6 +57,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     });
     if let Err(error) = installed {
         report.part("packages of npm and PyPI", || Err(error));
+    }
+    if options.filter.is_none() {
+        check::rules(workspace, &mut report);
     }
     report.part("rust tests", || rust_tests(workspace, &tools, options));
     if options.filter.is_none() {
