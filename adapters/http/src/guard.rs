@@ -1,11 +1,12 @@
 //! What is checked before a request reaches an operation, and what every answer looks like after it.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt};
 use poem::{
     Body, Endpoint, IntoResponse, Request, Response, Result,
-    error::{MethodNotAllowedError, NotFoundError, ReadBodyError},
+    error::{MethodNotAllowedError, NotFoundError},
     http::{HeaderValue, Method, StatusCode, header},
 };
 use poem_openapi::error::{
@@ -16,6 +17,10 @@ use crate::{
     ApiConfig,
     problem::{FieldError, PROBLEM_JSON, Problem, ProblemJson},
 };
+
+/// How much of a body that is too large is read, and for how long, so that its sender comes to see the answer.
+const MOST_DISCARDED: usize = 64 * 1024 * 1024;
+const PATIENCE_WITH_THE_REST: Duration = Duration::from_secs(3);
 
 /// The checks of one server.
 #[derive(Clone)]
@@ -56,6 +61,10 @@ impl Guard {
             },
         };
         let mut answer = if is_bare_failure(&answer) { self.explain(answer, &method, &path) } else { answer };
+        if matches!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+            // What is left of the body would be read as the next request.
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let (status, millis) = (answer.status().as_u16(), started.elapsed().as_millis() as u64);
         tracing::debug!(%method, path, status, millis, "answered");
@@ -131,26 +140,22 @@ impl Guard {
 
     /// Reads the body within its limits and decides about its media type.
     async fn read_body(&self, request: &mut Request) -> Result<(), ProblemJson> {
-        let limit = self.0.body_limit;
-        let announced = request.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<usize>().ok());
-        let too_large = || {
-            let detail = format!("the body is larger than {limit} bytes");
-            ProblemJson(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
-        };
-        if announced.is_some_and(|length| length > limit) {
-            return Err(too_large());
-        }
-        let read =
-            tokio::time::timeout(self.0.body_timeout, request.take_body().into_bytes_limit(limit)).await;
-        let bytes = match read {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(ReadBodyError::PayloadTooLarge)) => return Err(too_large()),
+        let (limit, patience) = (self.0.body_limit, self.0.body_timeout);
+        let mut pieces = request.take_body().into_bytes_stream();
+        let bytes = match tokio::time::timeout(patience, collect(&mut pieces, limit)).await {
+            Ok(Ok(Some(bytes))) => bytes,
+            Ok(Ok(None)) => {
+                // Most clients write their whole body before they read: let them, within reason, or they never see why.
+                let _ = tokio::time::timeout(PATIENCE_WITH_THE_REST, discard(&mut pieces)).await;
+                let detail = format!("the body is larger than {limit} bytes");
+                return Err(ProblemJson(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)));
+            }
             Ok(Err(error)) => {
                 let detail = format!("the body could not be read: {error}");
                 return Err(ProblemJson(Problem::new(StatusCode::BAD_REQUEST, detail)));
             }
             Err(_) => {
-                let detail = format!("the body did not arrive within {} s", self.0.body_timeout.as_secs());
+                let detail = format!("the body did not arrive within {} s", patience.as_secs());
                 return Err(ProblemJson(Problem::new(StatusCode::REQUEST_TIMEOUT, detail)));
             }
         };
@@ -160,6 +165,32 @@ impl Guard {
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.set_body(Body::from(bytes));
         Ok(())
+    }
+}
+
+/// The whole body; `None` when it is longer than `limit`.
+async fn collect(
+    pieces: &mut (impl Stream<Item = io::Result<Bytes>> + Unpin),
+    limit: usize,
+) -> io::Result<Option<Vec<u8>>> {
+    let mut whole = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        if whole.len() + piece.len() > limit {
+            return Ok(None);
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(Some(whole))
+}
+
+async fn discard(pieces: &mut (impl Stream<Item = io::Result<Bytes>> + Unpin)) {
+    let mut left = MOST_DISCARDED;
+    while let Some(Ok(piece)) = pieces.next().await {
+        left = left.saturating_sub(piece.len());
+        if left == 0 {
+            return;
+        }
     }
 }
 
