@@ -1,6 +1,6 @@
 //! Keeping the order in step with the store: after a commit, and when something was lost on the way.
 
-use domain::QueueName;
+use domain::{QueueName, Suspicion};
 
 use crate::ports::{Order, Signal, Signals, Store, StoreError, Waiting};
 
@@ -9,8 +9,11 @@ pub(crate) async fn announce_waiting(order: Option<&dyn Order>, signals: &dyn Si
     if waiting.is_empty() {
         return;
     }
+    let ordered: Vec<Waiting> =
+        waiting.iter().filter(|task| task.suspicion == Suspicion::None).cloned().collect();
     if let Some(order) = order
-        && let Err(error) = order.push(waiting).await
+        && !ordered.is_empty()
+        && let Err(error) = order.push(&ordered).await
     {
         tracing::debug!(%error, "the order took no new tasks; workers find them in the store");
     }

@@ -11,11 +11,13 @@ pub mod failure;
 pub mod json;
 pub mod lease;
 pub mod name;
+pub mod once;
 pub mod priority;
 pub mod progress;
 pub mod retry;
 pub mod routing;
 pub mod state;
+pub mod suspicion;
 pub mod task;
 
 pub use capacity::Slots;
@@ -23,11 +25,13 @@ pub use failure::{ErrorClass, Failure};
 pub use json::Json;
 pub use lease::LeaseTerms;
 pub use name::{InvalidName, QueueName, TaskType, Tenant, WorkerName};
+pub use once::{Idempotency, IdempotencyKey, Unique, UniqueKey};
 pub use priority::Priority;
 pub use progress::Progress;
 pub use retry::{Backoff, RetryPolicy};
 pub use routing::{Route, Routes};
 pub use state::{AttemptOutcome, Change, Counters, End, Event, Refusal, State, decide};
+pub use suspicion::Suspicion;
 pub use task::{Attempt, Limits, NewTask, Start, Status, Task, TaskId, WorkerId};
 
 /// A moment in UTC. Values come from a store's clock; this crate never asks for "now".

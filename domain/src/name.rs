@@ -1,7 +1,5 @@
 //! Names that people choose: queues, task types, tenants, workers. A name that exists is a valid name.
 
-use std::{fmt, sync::Arc};
-
 /// Why a text is not a name; reads as a sentence after the field's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not a valid {kind}: {rule}")]
@@ -18,19 +16,19 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $kind:literal, max $max:literal, $allowed:expr, $rule:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+        pub struct $name(std::sync::Arc<str>);
 
         impl $name {
             /// The longest name that is accepted, in bytes.
             pub const MAX_LENGTH: usize = $max;
 
             /// Checks the rule: see the type's documentation.
-            pub fn new(value: impl AsRef<str>) -> Result<Self, InvalidName> {
+            pub fn new(value: impl AsRef<str>) -> Result<Self, $crate::InvalidName> {
                 let value = value.as_ref();
                 let allowed: fn(char) -> bool = $allowed;
                 if value.is_empty() || value.len() > $max || !value.chars().all(allowed) {
                     let value = value.chars().take(80).collect();
-                    return Err(InvalidName { kind: $kind, value, rule: $rule });
+                    return Err($crate::InvalidName { kind: $kind, value, rule: $rule });
                 }
                 Ok(Self(value.into()))
             }
@@ -41,26 +39,28 @@ macro_rules! name {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 write!(f, "{:?}", &*self.0)
             }
         }
 
         impl std::str::FromStr for $name {
-            type Err = InvalidName;
-            fn from_str(value: &str) -> Result<Self, InvalidName> {
+            type Err = $crate::InvalidName;
+            fn from_str(value: &str) -> Result<Self, $crate::InvalidName> {
                 Self::new(value)
             }
         }
     };
 }
+
+pub(crate) use name;
 
 fn plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')

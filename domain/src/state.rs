@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{Failure, Limits, RetryPolicy};
+use crate::{Failure, Limits, RetryPolicy, Suspicion};
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,7 +59,10 @@ pub enum Event<'a> {
     /// The worker gives it back unfinished because it drains.
     Release,
     /// The worker that held it is gone.
-    LoseWorker,
+    LoseWorker {
+        /// Whether the crash is charged to this task: see [`crate::Suspicion`].
+        charged: bool,
+    },
     /// Someone asks to stop it.
     Cancel,
     /// The handler stopped because it was asked to.
@@ -77,13 +80,37 @@ pub struct Counters {
     pub attempt: u32,
     /// Attempts that failed by themselves; bounded by the task's `max_attempts`.
     pub failures: u32,
-    /// Attempts whose worker died; bounded by [`Counters::CRASH_LIMIT`].
+    /// Crashes of workers that were charged to it; bounded by [`Counters::CRASH_LIMIT`].
     pub crashes: u32,
+    /// `failures` when a person last asked for another run: the budget starts anew there.
+    pub forgiven_failures: u32,
+    /// `crashes` when a person last asked for another run.
+    pub forgiven_crashes: u32,
 }
 
 impl Counters {
-    /// A task that was in flight at this many crashes is taken for their cause.
+    /// A task that is charged with this many crashes is taken for their cause.
     pub const CRASH_LIMIT: u32 = 3;
+
+    /// Failures that count against the budget.
+    pub fn fresh_failures(self) -> u32 {
+        self.failures.saturating_sub(self.forgiven_failures)
+    }
+
+    /// Crashes that count against the limit.
+    pub fn fresh_crashes(self) -> u32 {
+        self.crashes.saturating_sub(self.forgiven_crashes)
+    }
+
+    /// How likely it is that this task kills its worker.
+    pub fn suspicion(self) -> Suspicion {
+        Suspicion::after(self.fresh_crashes())
+    }
+
+    /// As they stand when a person asks for another run: nothing falls, and both budgets start anew.
+    fn forgiven(self) -> Self {
+        Self { forgiven_failures: self.failures, forgiven_crashes: self.crashes, ..self }
+    }
 }
 
 /// What a decision asks of the store.
@@ -108,8 +135,6 @@ pub enum Change {
         after: Duration,
         /// The counters after this.
         counters: Counters,
-        /// Whether it was in flight at a crash and may be the cause.
-        suspect: bool,
         /// How the attempt went, for the history.
         outcome: AttemptOutcome,
         /// What was wrong with it, if anything.
@@ -117,6 +142,11 @@ pub enum Change {
     },
     /// A note to the worker that holds it.
     RequestCancel,
+    /// Brought back from its end: it waits for a worker, and its budgets start anew.
+    Reopen {
+        /// The counters after this.
+        counters: Counters,
+    },
 }
 
 /// How one attempt went.
@@ -177,7 +207,7 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             Event::Succeed
             | Event::Fail { .. }
             | Event::Release
-            | Event::LoseWorker
+            | Event::LoseWorker { .. }
             | Event::StopCancelled => Err(Refusal::NotProcessing),
         },
         State::Pending => match event {
@@ -189,7 +219,7 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             Event::Succeed
             | Event::Fail { .. }
             | Event::Release
-            | Event::LoseWorker
+            | Event::LoseWorker { .. }
             | Event::StopCancelled => Err(Refusal::NotProcessing),
         },
         State::Processing { cancel_requested } => match event {
@@ -203,8 +233,8 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
                 fail(counters, failure, policy, limits, chance)
             }),
             Event::Release => Ok(if cancel_requested { cancelled(counters) } else { release(counters) }),
-            Event::LoseWorker => {
-                Ok(if cancel_requested { cancelled(counters) } else { lose_worker(counters) })
+            Event::LoseWorker { charged } => {
+                Ok(if cancel_requested { cancelled(counters) } else { lose_worker(counters, charged) })
             }
             Event::Cancel => Ok(Change::RequestCancel),
             Event::StopCancelled if cancel_requested => Ok(cancelled(counters)),
@@ -213,14 +243,16 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
         State::Ended(end) => match event {
             Event::Retry => match end {
                 End::Completed => Err(Refusal::Completed),
-                End::Failed | End::Cancelled | End::Expired => Ok(Change::BecomePending),
+                End::Failed | End::Cancelled | End::Expired => {
+                    Ok(Change::Reopen { counters: counters.forgiven() })
+                }
             },
             Event::Due
             | Event::Claim
             | Event::Succeed
             | Event::Fail { .. }
             | Event::Release
-            | Event::LoseWorker
+            | Event::LoseWorker { .. }
             | Event::Cancel
             | Event::StopCancelled
             | Event::Expire => Err(Refusal::Ended),
@@ -245,9 +277,9 @@ fn fail(counters: Counters, failure: &Failure, policy: &RetryPolicy, limits: &Li
         crate::ErrorClass::TimedOut => AttemptOutcome::TimedOut,
         // A rate limit is the provider's state, not the task's fault: no failure is charged.
         crate::ErrorClass::RateLimited if policy.retries(failure.class) => {
-            let after = policy.wait(failure, counters.failures + 1, chance);
+            let after = policy.wait(failure, counters.fresh_failures() + 1, chance);
             let (outcome, error) = (AttemptOutcome::Released, Some(failure.clone()));
-            return Change::Wait { after, counters, suspect: false, outcome, error };
+            return Change::Wait { after, counters, outcome, error };
         }
         crate::ErrorClass::Transient
         | crate::ErrorClass::RateLimited
@@ -256,38 +288,39 @@ fn fail(counters: Counters, failure: &Failure, policy: &RetryPolicy, limits: &Li
     };
     let counters = Counters { failures: counters.failures.saturating_add(1), ..counters };
     let error = Some(failure.clone());
-    if !policy.retries(failure.class) || counters.failures >= limits.max_attempts {
+    if !policy.retries(failure.class) || counters.fresh_failures() >= limits.max_attempts {
         return finish(End::Failed, counters, error);
     }
-    let after = policy.wait(failure, counters.failures, chance);
-    Change::Wait { after, counters, suspect: false, outcome, error }
+    let after = policy.wait(failure, counters.fresh_failures(), chance);
+    Change::Wait { after, counters, outcome, error }
 }
 
 fn release(counters: Counters) -> Change {
     let outcome = AttemptOutcome::Released;
-    Change::Wait { after: Duration::ZERO, counters, suspect: false, outcome, error: None }
+    Change::Wait { after: Duration::ZERO, counters, outcome, error: None }
 }
 
-fn lose_worker(counters: Counters) -> Change {
-    let counters = Counters { crashes: counters.crashes.saturating_add(1), ..counters };
-    if counters.crashes >= Counters::CRASH_LIMIT {
+fn lose_worker(counters: Counters, charged: bool) -> Change {
+    let crashes = counters.crashes.saturating_add(u32::from(charged));
+    let counters = Counters { crashes, ..counters };
+    if charged && counters.fresh_crashes() >= Counters::CRASH_LIMIT {
         let message = format!(
             "the worker process died {} times while it ran this task, which is taken for the cause",
-            counters.crashes
+            counters.fresh_crashes()
         );
         return finish(End::Failed, counters, Some(Failure::permanent("poison", message)));
     }
     let error =
         Failure::transient("worker_lost", "the worker process died or lost its lease while it ran this task");
     let outcome = AttemptOutcome::Crashed;
-    Change::Wait { after: Duration::ZERO, counters, suspect: true, outcome, error: Some(error) }
+    Change::Wait { after: Duration::ZERO, counters, outcome, error: Some(error) }
 }
 
 impl Change {
     /// How the attempt went that this change ends; `None` for changes that end none.
     pub fn attempt_outcome(&self) -> Option<AttemptOutcome> {
         match self {
-            Self::BecomePending | Self::Start | Self::RequestCancel => None,
+            Self::BecomePending | Self::Start | Self::RequestCancel | Self::Reopen { .. } => None,
             Self::Wait { outcome, .. } => Some(*outcome),
             Self::Finish { end, error, .. } => match end {
                 End::Completed => Some(AttemptOutcome::Completed),

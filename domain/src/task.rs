@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    AttemptOutcome, End, Failure, Json, Priority, Progress, QueueName, State, TaskType, Tenant, Timestamp,
-    WorkerName,
+    AttemptOutcome, End, Failure, Idempotency, Json, Priority, Progress, QueueName, State, TaskType, Tenant,
+    Timestamp, Unique, UniqueKey, WorkerName,
 };
 
 /// A task's number: positive, rising with submission, never reused.
@@ -48,6 +48,10 @@ pub struct NewTask {
     pub expires_at: Option<Timestamp>,
     /// Budgets and time limits.
     pub limits: Limits,
+    /// Makes asking again safe.
+    pub idempotency: Option<Idempotency>,
+    /// Makes a second one impossible.
+    pub unique: Option<Unique>,
 }
 
 /// When a task may start. The store judges it by its own clock.
@@ -195,6 +199,8 @@ pub struct Task {
     pub metadata: Option<Json>,
     /// Budgets and time limits.
     pub limits: Limits,
+    /// What no other task of its kind may share.
+    pub unique_key: Option<UniqueKey>,
     /// Where it stands.
     pub status: Status,
     /// Whether a running task was asked to stop.

@@ -1,56 +1,27 @@
 //! The clients' side.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Event, NewTask, Start, State as TaskState, Task, TaskId, Tenant, decide,
+    Attempt, Change, Counters, Event, NewTask, Refusal, Start, State as TaskState, Status, Task, TaskId,
+    TaskType, Tenant, Timestamp, Unique, decide,
 };
 
 use super::{
     MemoryStore,
-    state::{Entry, later, whole},
+    state::{Entry, State, UsedKey, later, whole},
 };
 use crate::ports::{
-    CancelOutcome, ChunkRecord, DeleteOutcome, Health, ListPage, QueueCounts, Receipt, StoreError,
-    TaskFilter, TaskStore,
+    CancelOutcome, ChunkRecord, DeleteOutcome, DiscardOutcome, FailureGroup, Health, ListPage, QueueCounts,
+    Receipt, Retry, RetryOutcome, StoreError, Submitted, TaskFilter, TaskStore,
 };
 
 #[async_trait]
 impl TaskStore for MemoryStore {
-    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
         let (mut state, now) = self.enter();
-        let mut receipts = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            let start = match task.start {
-                Start::Now => now,
-                Start::At(at) => whole(at),
-                Start::After(wait) => later(now, wait),
-            };
-            let run_at = (start > now).then_some(start);
-            state.last_task += 1;
-            let id = TaskId(state.last_task);
-            let mut submitted = task.clone();
-            submitted.expires_at = task.expires_at.map(whole);
-            let entry = Entry {
-                submitted,
-                state: if run_at.is_some() { TaskState::Scheduled } else { TaskState::Pending },
-                counters: Counters::default(),
-                holder: None,
-                result: None,
-                details: None,
-                error: None,
-                progress: None,
-                created_at: now,
-                updated_at: None,
-                run_at,
-                started_at: None,
-                completed_at: None,
-                attempts: Vec::new(),
-                chunks: Default::default(),
-            };
-            state.insert(id, entry);
-            receipts.push(Receipt { id, created_at: now, run_at });
-        }
-        Ok(receipts)
+        Ok(tasks.iter().map(|task| submit(&mut state, task, now)).collect())
     }
 
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
@@ -75,6 +46,8 @@ impl TaskStore for MemoryStore {
                 && (filter.statuses.is_empty() || filter.statuses.contains(&entry.status()))
                 && filter.task_type.as_ref().is_none_or(|wanted| *wanted == entry.submitted.task_type)
                 && filter.queue.as_ref().is_none_or(|wanted| *wanted == entry.submitted.queue)
+                && filter.error_code.as_ref().is_none_or(|wanted| entry.ended_with(wanted))
+                && filter.ended_before.is_none_or(|before| entry.completed_at.is_some_and(|at| at < before))
         };
         let newest_first = state.tasks.range(..below).rev().filter(|(_, entry)| passes(entry));
         Ok(newest_first.take(page.limit).map(|(id, entry)| entry.show(*id)).collect())
@@ -138,6 +111,75 @@ impl TaskStore for MemoryStore {
         Ok(outcomes)
     }
 
+    async fn retry(&self, tenant: &Tenant, tasks: &[Retry]) -> Result<Vec<RetryOutcome>, StoreError> {
+        let (mut state, now) = self.enter();
+        let mut outcomes = Vec::with_capacity(tasks.len());
+        for Retry { id, input } in tasks {
+            let Some(entry) = state.tasks.get(id).filter(|entry| entry.submitted.tenant == *tenant) else {
+                outcomes.push(RetryOutcome::Unknown);
+                continue;
+            };
+            outcomes.push(match decide(entry.state, entry.counters, Event::Retry) {
+                Ok(change) => {
+                    state.apply(*id, change, None, now);
+                    let Some(entry) = state.tasks.get_mut(id) else { continue };
+                    if let Some(input) = input {
+                        entry.submitted.input = input.clone();
+                    }
+                    RetryOutcome::Waiting(entry.waiting(*id), entry.counters.attempt)
+                }
+                Err(Refusal::Completed) => RetryOutcome::Completed,
+                Err(_) => RetryOutcome::NotEnded(entry.status()),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    async fn discard(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DiscardOutcome>, StoreError> {
+        let (mut state, _) = self.enter();
+        let mut outcomes = Vec::with_capacity(ids.len());
+        for id in ids {
+            let own = state.tasks.get(id).filter(|entry| entry.submitted.tenant == *tenant);
+            outcomes.push(match own.map(Entry::status) {
+                None => DiscardOutcome::Unknown,
+                Some(Status::Failed) => {
+                    state.remove(*id);
+                    DiscardOutcome::Discarded
+                }
+                Some(status) => DiscardOutcome::NotFailed(status),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError> {
+        let (state, _) = self.enter();
+        let mut groups: BTreeMap<(String, TaskType), FailureGroup> = BTreeMap::new();
+        let failed = state.tasks.iter().filter(|(_, entry)| entry.status() == Status::Failed);
+        for (id, entry) in failed.filter(|(_, entry)| entry.submitted.tenant == *tenant) {
+            let (Some(error), Some(at)) = (&entry.error, entry.completed_at) else { continue };
+            let task_type = &entry.submitted.task_type;
+            let group =
+                groups.entry((error.code.clone(), task_type.clone())).or_insert_with(|| FailureGroup {
+                    code: error.code.clone(),
+                    task_type: task_type.clone(),
+                    count: 0,
+                    first_at: at,
+                    last_at: at,
+                    latest: *id,
+                    message: String::new(),
+                });
+            group.count += 1;
+            group.first_at = group.first_at.min(at);
+            group.last_at = group.last_at.max(at);
+            (group.latest, group.message) = (*id, error.message.clone());
+        }
+        let mut groups: Vec<_> = groups.into_values().collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.count));
+        groups.truncate(limit);
+        Ok(groups)
+    }
+
     async fn chunks_after(
         &self,
         id: TaskId,
@@ -163,4 +205,61 @@ impl TaskStore for MemoryStore {
     async fn ping(&self) -> Result<Health, StoreError> {
         Ok(Health { kind: "memory", now: self.now() })
     }
+}
+
+fn submit(state: &mut State, task: &NewTask, now: Timestamp) -> Submitted {
+    let key =
+        task.idempotency.as_ref().map(|used| ((task.tenant.clone(), used.key.clone()), used.fingerprint));
+    if let Some((key, fingerprint)) = &key
+        && let Some(used) = state.keys.get(key).filter(|used| !used.is_forgotten(now))
+    {
+        let same = used.fingerprint == *fingerprint;
+        return if same { Submitted::Replayed(used.receipt) } else { Submitted::KeyReused(used.receipt.id) };
+    }
+    if let Some(existing) = task.unique.as_ref().and_then(|unique| met(state, task, unique, now)) {
+        return Submitted::Existing(existing);
+    }
+    let start = match task.start {
+        Start::Now => now,
+        Start::At(at) => whole(at),
+        Start::After(wait) => later(now, wait),
+    };
+    let run_at = (start > now).then_some(start);
+    state.last_task += 1;
+    let id = TaskId(state.last_task);
+    let mut submitted = task.clone();
+    submitted.expires_at = task.expires_at.map(whole);
+    let entry = Entry {
+        submitted,
+        state: if run_at.is_some() { TaskState::Scheduled } else { TaskState::Pending },
+        counters: Counters::default(),
+        holder: None,
+        result: None,
+        details: None,
+        error: None,
+        progress: None,
+        created_at: now,
+        updated_at: None,
+        run_at,
+        started_at: None,
+        completed_at: None,
+        attempts: Vec::new(),
+        chunks: Default::default(),
+    };
+    state.insert(id, entry);
+    let receipt = Receipt { id, created_at: now, run_at };
+    if let Some((key, fingerprint)) = key {
+        state.keys.insert(key, UsedKey { fingerprint, receipt });
+    }
+    Submitted::New(receipt)
+}
+
+/// The newest task that stands in the way of this one.
+fn met(state: &State, task: &NewTask, unique: &Unique, now: Timestamp) -> Option<TaskId> {
+    let shares_key = |entry: &Entry| {
+        entry.submitted.tenant == task.tenant
+            && entry.submitted.unique.as_ref().is_some_and(|other| other.key == unique.key)
+    };
+    let meets = |entry: &Entry| unique.is_met_by(entry.status(), entry.created_at, now);
+    state.tasks.iter().rev().find(|(_, entry)| shares_key(entry) && meets(entry)).map(|(id, _)| *id)
 }

@@ -3,26 +3,35 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use domain::{
-    Attempt, AttemptOutcome, Change, Counters, Failure, Json, NewTask, Priority, QueueName,
-    State as TaskState, Status, Task, TaskId, Tenant, Timestamp, WorkerId, WorkerName, task::ProgressReport,
+    Attempt, AttemptOutcome, Change, Counters, Failure, Idempotency, IdempotencyKey, Json, NewTask, Priority,
+    QueueName, State as TaskState, Status, Suspicion, Task, TaskId, Tenant, Timestamp, WorkerId, WorkerName,
+    task::ProgressReport,
 };
 
-use crate::ports::Waiting;
+use crate::ports::{Receipt, Waiting};
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) last_task: i64,
     pub(super) last_worker: i64,
     pub(super) tasks: BTreeMap<TaskId, Entry>,
-    /// PENDING tasks in order; no queue without a task.
-    pub(super) pending: BTreeMap<QueueName, BTreeSet<(Priority, TaskId)>>,
+    /// PENDING tasks in order, suspects apart; no line without a task.
+    pub(super) pending: BTreeMap<(QueueName, Suspicion), BTreeSet<(Priority, TaskId)>>,
     /// SCHEDULED tasks by the moment they wait for.
     pub(super) scheduled: BTreeSet<(Timestamp, TaskId)>,
+    /// Idempotency keys with what their first use came to, and when.
+    pub(super) keys: BTreeMap<(Tenant, IdempotencyKey), UsedKey>,
     /// How many tasks stand where; no zeros.
     pub(super) counts: BTreeMap<(Tenant, QueueName, Status), u64>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     /// When each queue was last served, so that queues take turns from claim to claim.
     pub(super) served: HashMap<QueueName, u64>,
+}
+
+/// The first use of an idempotency key.
+pub(super) struct UsedKey {
+    pub(super) fingerprint: [u8; 32],
+    pub(super) receipt: Receipt,
 }
 
 /// A task with all that belongs to it.
@@ -55,6 +64,8 @@ pub(super) struct Worker {
     pub(super) lease: std::time::Duration,
     pub(super) last_heartbeat: Timestamp,
     pub(super) life: Life,
+    /// Of what it held when it died.
+    pub(super) heaviest: Suspicion,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,7 +75,19 @@ pub(super) enum Life {
     Dead,
 }
 
+impl UsedKey {
+    /// Whether its time is over.
+    pub(super) fn is_forgotten(&self, now: Timestamp) -> bool {
+        later(self.receipt.created_at, Idempotency::KEPT) <= now
+    }
+}
+
 impl Entry {
+    /// Whether it has ended, with an error of this code.
+    pub(super) fn ended_with(&self, code: &str) -> bool {
+        self.completed_at.is_some() && self.error.as_ref().is_some_and(|error| error.code == code)
+    }
+
     pub(super) fn status(&self) -> Status {
         self.state.into()
     }
@@ -79,8 +102,19 @@ impl Entry {
     }
 
     pub(super) fn show(&self, id: TaskId) -> Task {
-        let NewTask { tenant, task_type, queue, priority, input, metadata, limits, expires_at, start: _ } =
-            self.submitted.clone();
+        let NewTask {
+            tenant,
+            task_type,
+            queue,
+            priority,
+            input,
+            metadata,
+            limits,
+            expires_at,
+            unique,
+            start: _,
+            idempotency: _,
+        } = self.submitted.clone();
         Task {
             id,
             tenant,
@@ -90,6 +124,7 @@ impl Entry {
             input,
             metadata,
             limits,
+            unique_key: unique.map(|unique| unique.key),
             status: self.status(),
             cancel_requested: self.cancel_requested(),
             attempt: self.counters.attempt,
@@ -107,11 +142,17 @@ impl Entry {
     }
 
     pub(super) fn waiting(&self, id: TaskId) -> Waiting {
-        Waiting { id, queue: self.submitted.queue.clone(), priority: self.submitted.priority }
+        let NewTask { queue, priority, .. } = &self.submitted;
+        Waiting { id, queue: queue.clone(), priority: *priority, suspicion: self.counters.suspicion() }
     }
 }
 
 impl State {
+    /// Whether a task is charged with a crash.
+    pub(super) fn is_suspect(&self, id: TaskId) -> bool {
+        self.tasks.get(&id).is_some_and(|entry| entry.counters.suspicion() != Suspicion::None)
+    }
+
     /// Adds a task that has just been submitted.
     pub(super) fn insert(&mut self, id: TaskId, entry: Entry) {
         self.enlist(id, &entry);
@@ -136,13 +177,19 @@ impl State {
                 (entry.state, entry.run_at) = (TaskState::Pending, None);
                 entry.updated_at = Some(now);
             }
+            Change::Reopen { counters } => {
+                (entry.state, entry.counters) = (TaskState::Pending, counters);
+                (entry.result, entry.details, entry.completed_at) = (None, None, None);
+                entry.submitted.expires_at = entry.submitted.expires_at.filter(|at| *at > now);
+                entry.updated_at = Some(now);
+            }
             Change::Start => {
                 entry.state = TaskState::Processing { cancel_requested: false };
                 entry.counters.attempt += 1;
                 (entry.holder, entry.error) = (worker, None);
                 (entry.started_at, entry.updated_at) = (Some(now), Some(now));
             }
-            Change::Wait { after, counters, suspect: _, outcome: _, error } => {
+            Change::Wait { after, counters, outcome: _, error } => {
                 self.end_attempt(&mut entry, attempt_outcome, &error, now);
                 let at_once = after.is_zero();
                 entry.state = if at_once { TaskState::Pending } else { TaskState::Scheduled };
@@ -198,7 +245,8 @@ impl State {
         let NewTask { tenant, queue, priority, .. } = &entry.submitted;
         match entry.state {
             TaskState::Pending => {
-                self.pending.entry(queue.clone()).or_default().insert((*priority, id));
+                let line = (queue.clone(), entry.counters.suspicion());
+                self.pending.entry(line).or_default().insert((*priority, id));
             }
             TaskState::Scheduled => {
                 self.scheduled.extend(entry.run_at.map(|at| (at, id)));
@@ -211,10 +259,11 @@ impl State {
     /// Undoes [`State::enlist`].
     fn strike(&mut self, id: TaskId, entry: &Entry) {
         let NewTask { tenant, queue, priority, .. } = &entry.submitted;
-        if let Some(order) = self.pending.get_mut(queue) {
+        let line = (queue.clone(), entry.counters.suspicion());
+        if let Some(order) = self.pending.get_mut(&line) {
             order.remove(&(*priority, id));
             if order.is_empty() {
-                self.pending.remove(queue);
+                self.pending.remove(&line);
             }
         }
         if let Some(at) = entry.run_at {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Change, Event, QueueName, TaskId, decide};
+use domain::{Change, Event, QueueName, Status, Suspicion, TaskId, decide};
 
 use super::{
     MemoryStore,
     state::{Life, later},
 };
-use crate::ports::{Orphan, Overdue, StoreError, UpkeepStore, Waiting};
+use crate::ports::{Orphan, Overdue, Overrunning, StoreError, UpkeepStore, Waiting};
 
 #[async_trait]
 impl UpkeepStore for MemoryStore {
@@ -62,10 +62,12 @@ impl UpkeepStore for MemoryStore {
 
     async fn bury(&self, seen: &Overdue) -> Result<bool, StoreError> {
         let (mut state, _) = self.enter();
+        let held = state.tasks.values().filter(|entry| entry.holder == Some(seen.worker));
+        let heaviest = held.map(|entry| entry.counters.suspicion()).max().unwrap_or_default();
         let Some(worker) = state.workers.get_mut(&seen.worker) else { return Ok(false) };
         let unchanged = worker.life == Life::Alive && worker.last_heartbeat == seen.last_heartbeat;
         if unchanged {
-            worker.life = Life::Dead;
+            (worker.life, worker.heaviest) = (Life::Dead, heaviest);
         }
         Ok(unchanged)
     }
@@ -74,12 +76,14 @@ impl UpkeepStore for MemoryStore {
         let (state, _) = self.enter();
         let held = state.tasks.iter().filter_map(|(id, entry)| {
             let holder = entry.holder?;
-            let life = state.workers.get(&holder).map_or(Life::Dead, |worker| worker.life);
+            let worker = state.workers.get(&holder)?;
+            let (life, heaviest) = (worker.life, worker.heaviest);
             (life != Life::Alive).then(|| Orphan {
                 id: *id,
                 worker: holder,
                 worker_retired: life == Life::Retired,
                 counters: entry.counters,
+                heaviest,
                 cancel_requested: entry.cancel_requested(),
                 waiting: entry.waiting(*id),
             })
@@ -89,14 +93,48 @@ impl UpkeepStore for MemoryStore {
 
     async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
         let (state, _) = self.enter();
-        let line = state.pending.get(queue).into_iter().flatten().take(limit);
-        Ok(line
-            .map(|(priority, id)| Waiting { id: *id, queue: queue.clone(), priority: *priority })
-            .collect())
+        let line = state.pending.get(&(queue.clone(), Suspicion::None)).into_iter().flatten().take(limit);
+        Ok(line.filter_map(|(_, id)| state.tasks.get(id).map(|entry| entry.waiting(*id))).collect())
     }
 
     async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
         let (state, _) = self.enter();
-        Ok(state.pending.keys().cloned().collect())
+        let mut queues: Vec<_> = state.pending.keys().map(|(queue, _)| queue.clone()).collect();
+        queues.dedup();
+        Ok(queues)
+    }
+
+    async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {
+        let (state, now) = self.enter();
+        let late = state.tasks.iter().filter_map(|(id, entry)| {
+            let worker = entry.holder?;
+            let limits = entry.submitted.limits;
+            (later(later(entry.started_at?, limits.time_limit), grace) < now).then(|| Overrunning {
+                id: *id,
+                worker,
+                task_type: entry.submitted.task_type.clone(),
+                counters: entry.counters,
+                limits,
+                cancel_requested: entry.cancel_requested(),
+            })
+        });
+        Ok(late.take(limit).collect())
+    }
+
+    async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
+        let (mut state, now) = self.enter();
+        let old = state.keys.iter().filter(|(_, used)| used.is_forgotten(now)).take(limit);
+        let old: Vec<_> = old.map(|(key, _)| key.clone()).collect();
+        old.iter().for_each(|key| drop(state.keys.remove(key)));
+        Ok(old.len())
+    }
+
+    async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        let (mut state, now) = self.enter();
+        let failed = state.tasks.iter().filter(|(_, entry)| entry.status() == Status::Failed);
+        let old = failed.filter(|(_, entry)| entry.completed_at.is_some_and(|at| later(at, age) < now));
+        let old: Vec<_> = old.take(limit).map(|(id, _)| *id).collect();
+        old.iter().for_each(|id| state.remove(*id));
+        Ok(old.len())
     }
 }

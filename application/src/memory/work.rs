@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use domain::{
-    Change, Event, NewTask, QueueName, State as TaskState, TaskId, Timestamp, WorkerId, decide,
+    Change, Event, NewTask, QueueName, State as TaskState, Suspicion, TaskId, Timestamp, WorkerId, decide,
     task::ProgressReport,
 };
 
@@ -26,6 +26,7 @@ impl WorkStore for MemoryStore {
             lease: profile.lease,
             last_heartbeat: now,
             life: Life::Alive,
+            heaviest: Suspicion::None,
         };
         state.workers.insert(id, worker);
         Ok(id)
@@ -54,8 +55,9 @@ impl WorkStore for MemoryStore {
             return Ok(Vec::new());
         }
         let ids = match claim {
-            Claim::Ids(ids) => ids.clone(),
+            Claim::Ids(ids) => ids.iter().copied().filter(|id| !state.is_suspect(*id)).collect(),
             Claim::Next { queues, limit } => next(&mut state, queues, *limit),
+            Claim::Suspects { queues, suspicion, limit } => suspects(&state, queues, *suspicion, *limit),
         };
         Ok(ids.into_iter().filter_map(|id| take(&mut state, worker, id, now)).collect())
     }
@@ -100,7 +102,13 @@ fn next(state: &mut State, queues: &[(QueueName, usize)], limit: usize) -> Vec<T
     let mut lines: Vec<_> = queues
         .iter()
         .filter_map(|(queue, most)| {
-            let line = state.pending.get(queue)?.iter().take(*most).copied().collect::<Vec<_>>();
+            let line = state
+                .pending
+                .get(&(queue.clone(), Suspicion::None))?
+                .iter()
+                .take(*most)
+                .copied()
+                .collect::<Vec<_>>();
             Some((queue.clone(), line.into_iter().peekable()))
         })
         .collect();
@@ -122,6 +130,18 @@ fn next(state: &mut State, queues: &[(QueueName, usize)], limit: usize) -> Vec<T
         state.served.insert(queue, clock);
     }
     taken
+}
+
+/// The first suspects of this degree over all these queues.
+fn suspects(state: &State, queues: &[QueueName], suspicion: Suspicion, limit: usize) -> Vec<TaskId> {
+    if suspicion == Suspicion::None {
+        return Vec::new();
+    }
+    let lines = queues.iter().filter_map(|queue| state.pending.get(&(queue.clone(), suspicion)));
+    let mut first: Vec<_> = lines.flat_map(|line| line.iter().take(limit)).copied().collect();
+    first.sort_unstable();
+    first.truncate(limit);
+    first.into_iter().map(|(_, id)| id).collect()
 }
 
 fn take(state: &mut State, worker: WorkerId, id: TaskId, now: Timestamp) -> Option<ClaimedTask> {
@@ -157,7 +177,9 @@ fn settle(state: &mut State, worker: WorkerId, settlement: &Settlement, now: Tim
         return if applied { Applied::Yes } else { Applied::Stale };
     }
     match change {
-        Change::BecomePending | Change::Start | Change::RequestCancel => return Applied::Stale,
+        Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => {
+            return Applied::Stale;
+        }
         Change::Wait { .. } => {
             if entry.state == (TaskState::Processing { cancel_requested: true }) && !knew_of_cancel {
                 return Applied::CancelRequested;

@@ -16,9 +16,10 @@ pub use generate::{
 pub use order::{Order, Popped, Waiting};
 pub use signals::{Signal, SignalStream, Signals};
 pub use store::{
-    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan,
-    Overdue, ProgressRecord, QueueCounts, Receipt, Settlement, Store, StoreError, TaskFilter, TaskStore,
-    UpkeepStore, WorkStore, WorkerProfile,
+    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
+    Health, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts, Receipt, Retry,
+    RetryOutcome, Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, WorkStore,
+    WorkerProfile,
 };
 
 /// Chance, as an argument: uniform numbers in `[0, 1)`.

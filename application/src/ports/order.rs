@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Priority, QueueName, TaskId};
+use domain::{Priority, QueueName, Suspicion, TaskId};
 
 use super::StoreError;
 
@@ -16,6 +16,8 @@ pub struct Waiting {
     pub queue: QueueName,
     /// How soon it goes.
     pub priority: Priority,
+    /// Suspects wait apart: workers take them from the store, and no [`Order`] holds them.
+    pub suspicion: Suspicion,
 }
 
 /// The order of waiting tasks over all workers. It holds a bounded window of each queue; what is beyond is fetched

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Json, Limits, NewTask, Progress, QueueName, Status, Task, TaskId, TaskType,
-    Tenant, Timestamp, WorkerId, WorkerName,
+    Attempt, Change, Counters, Json, Limits, NewTask, Progress, QueueName, Status, Suspicion, Task, TaskId,
+    TaskType, Tenant, Timestamp, WorkerId, WorkerName,
 };
 
 use super::Waiting;
@@ -29,9 +29,14 @@ impl<T: TaskStore + WorkStore + UpkeepStore> Store for T {}
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[async_trait]
 pub trait TaskStore: Send + Sync {
-    /// Stores tasks, all or none, durably before it returns. Answers one receipt per task in the order given; ids rise
-    /// in that order. A task whose start has come waits as PENDING, any other as SCHEDULED.
-    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError>;
+    /// Stores tasks, all or none, durably before it returns. Answers one outcome per task in the order given; ids of
+    /// new tasks rise in that order. A task whose start has come waits as PENDING, any other as SCHEDULED.
+    ///
+    /// A task with an idempotency key that was used within [`domain::Idempotency::KEPT`] is not stored:
+    /// [`Submitted::Replayed`] or [`Submitted::KeyReused`]. Else, a task whose [`domain::Unique`] is met by another task
+    /// ([`domain::Unique::is_met_by`], by the store's clock) is not stored: [`Submitted::Existing`], the newest such
+    /// task; its idempotency key stays unused. Both hold between concurrent calls and inside one.
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Submitted>, StoreError>;
 
     /// The tenant's tasks with these ids, in the order given; unknown ids are left out.
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError>;
@@ -57,6 +62,18 @@ pub trait TaskStore: Send + Sync {
     /// Removes tasks with their history, chunks and progress; running ones are left alone. One outcome per id.
     async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError>;
 
+    /// Brings ended tasks back among the waiting, by [`domain::decide`] with `Event::Retry`: PENDING, with whole budgets,
+    /// the attempts so far in the history, the last error still shown, no result, and without an `expires_at` that has
+    /// passed. One outcome per task, in order.
+    async fn retry(&self, tenant: &Tenant, tasks: &[Retry]) -> Result<Vec<RetryOutcome>, StoreError>;
+
+    /// Removes tasks as [`TaskStore::delete`] does, but only those that are FAILED when it happens. One outcome per id.
+    async fn discard(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DiscardOutcome>, StoreError>;
+
+    /// The tenant's FAILED tasks by the code of their error and their type, the most frequent first (then by code and
+    /// type), at most `limit` groups.
+    async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError>;
+
     /// The stored chunks of one task after `(attempt, seq)`, in order, at most `limit`. Every attempt's are kept.
     async fn chunks_after(
         &self,
@@ -80,6 +97,19 @@ pub struct Receipt {
     pub run_at: Option<Timestamp>,
 }
 
+/// What became of one submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submitted {
+    /// It is stored.
+    New(Receipt),
+    /// It was stored before, under the same idempotency key and fingerprint, with this receipt.
+    Replayed(Receipt),
+    /// Its idempotency key was used for another request, which made this task.
+    KeyReused(TaskId),
+    /// A unique task stands in its way: this one.
+    Existing(TaskId),
+}
+
 /// What a store says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
@@ -98,6 +128,10 @@ pub struct TaskFilter {
     pub task_type: Option<TaskType>,
     /// Exactly this queue.
     pub queue: Option<QueueName>,
+    /// Exactly this code of the error it ended with.
+    pub error_code: Option<String>,
+    /// Ended before this moment.
+    pub ended_before: Option<Timestamp>,
 }
 
 /// One page of a list.
@@ -144,6 +178,58 @@ pub enum DeleteOutcome {
     Unknown,
 }
 
+/// A task that is to run again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Which.
+    pub id: TaskId,
+    /// What it gets instead of its input; `None` leaves that as it is.
+    pub input: Option<Json>,
+}
+
+/// What became of a retry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RetryOutcome {
+    /// It waits here, and has had so many attempts.
+    Waiting(Waiting, u32),
+    /// It has not ended: it stands here.
+    NotEnded(Status),
+    /// It completed: there is nothing to run again.
+    Completed,
+    /// There is no such task.
+    Unknown,
+}
+
+/// What became of a discard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiscardOutcome {
+    /// It is gone.
+    Discarded,
+    /// It is not FAILED: it stands here, and stays.
+    NotFailed(Status),
+    /// There is no such task.
+    Unknown,
+}
+
+/// FAILED tasks of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureGroup {
+    /// The code of their errors.
+    pub code: String,
+    /// Their type.
+    pub task_type: TaskType,
+    /// How many; never 0.
+    pub count: u64,
+    /// When the first of them ended.
+    pub first_at: Timestamp,
+    /// When the last of them ended.
+    pub last_at: Timestamp,
+    /// The one with the highest id.
+    pub latest: TaskId,
+    /// Its error's message.
+    pub message: String,
+}
+
 /// The workers' side. Every write of a running attempt is fenced by (task, attempt, worker): where the task is no
 /// longer held so, nothing changes and the caller is told.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -159,8 +245,8 @@ pub trait WorkStore: Send + Sync {
     /// Ends a registration after a drain. What the worker still holds is left to the upkeep.
     async fn retire(&self, worker: WorkerId) -> Result<(), StoreError>;
 
-    /// Takes waiting tasks for a living worker, raising `attempt` of each; for a dead one, nothing.
-    /// [`Claim::Ids`]: those of these that are PENDING. [`Claim::Next`]: see there.
+    /// Takes waiting tasks for a living worker, raising `attempt` of each; for a dead one, nothing. Suspects
+    /// ([`Counters::suspicion`]) are taken by [`Claim::Suspects`] only, the others never by it.
     async fn claim(&self, worker: WorkerId, claim: &Claim) -> Result<Vec<ClaimedTask>, StoreError>;
 
     /// Applies decisions about attempts that this worker holds; one answer per settlement, in order. A change that
@@ -197,13 +283,23 @@ pub struct WorkerProfile {
 /// Which tasks a worker would like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// These, as the order handed them out.
+    /// Those of these that are PENDING, as the order handed them out.
     Ids(Vec<TaskId>),
     /// The first in order, at most `limit` in all and at most so many of each queue. Inside a queue: priority, then
     /// id. Across queues: priority, then turn and turn about. Tasks that another claim has in hand are skipped.
     Next {
         /// Queues with the most that may be taken from each.
         queues: Vec<(QueueName, usize)>,
+        /// The most in all.
+        limit: usize,
+    },
+    /// The first suspects of one degree in these queues, by priority and id. Tasks that another claim has in hand are
+    /// skipped.
+    Suspects {
+        /// From these.
+        queues: Vec<QueueName>,
+        /// Of this degree; for [`Suspicion::None`], nothing.
+        suspicion: Suspicion,
         /// The most in all.
         limit: usize,
     },
@@ -304,17 +400,48 @@ pub trait UpkeepStore: Send + Sync {
     /// Workers whose lease has run out by the store's clock and who are not yet declared dead.
     async fn overdue(&self) -> Result<Vec<Overdue>, StoreError>;
 
-    /// Declares a worker dead if it has not sent a heartbeat since `seen`; `false` if it has, or was dead before.
+    /// Declares a worker dead if it has not sent a heartbeat since `seen`; `false` if it has, or was dead before. Keeps
+    /// with it the heaviest suspicion among the tasks that it holds, for [`Orphan::heaviest`].
     async fn bury(&self, seen: &Overdue) -> Result<bool, StoreError>;
 
     /// Tasks still held by dead or retired workers, at most `limit`. Settle them as their worker would.
     async fn orphans(&self, limit: usize) -> Result<Vec<Orphan>, StoreError>;
 
-    /// The first `limit` PENDING tasks of a queue in order (priority, then id), for rebuilding the order.
+    /// The first `limit` PENDING tasks of a queue in order (priority, then id), for rebuilding the order. No suspects:
+    /// they are not part of it.
     async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError>;
 
-    /// Queues in which something waits as PENDING.
+    /// Queues in which something waits as PENDING, suspects included.
     async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError>;
+
+    /// Running tasks that started longer ago than their time limit and `grace` together, by the store's clock, at most
+    /// `limit`: their worker lives, and does not stop them. Settle them as their worker would.
+    async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError>;
+
+    /// Forgets idempotency keys that were first used longer ago than [`domain::Idempotency::KEPT`], at most `limit`;
+    /// answers how many.
+    async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError>;
+
+    /// Removes FAILED tasks that ended longer than `age` ago, with all that is kept of them, at most `limit`, of every
+    /// tenant; answers how many.
+    async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError>;
+}
+
+/// A task that its worker should have stopped by now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Overrunning {
+    /// Which task.
+    pub id: TaskId,
+    /// Who holds it; settle in its name.
+    pub worker: WorkerId,
+    /// Its handler.
+    pub task_type: TaskType,
+    /// The counters; `attempt` is the fence.
+    pub counters: Counters,
+    /// Its budgets and time limits.
+    pub limits: Limits,
+    /// Whether somebody asked to stop it.
+    pub cancel_requested: bool,
 }
 
 /// A worker that has been silent for too long.
@@ -339,6 +466,8 @@ pub struct Orphan {
     pub worker_retired: bool,
     /// The counters; `attempt` is the fence.
     pub counters: Counters,
+    /// The heaviest suspicion among all that its worker held when it died. Who is lighter is not charged.
+    pub heaviest: Suspicion,
     /// Whether somebody asked to stop it.
     pub cancel_requested: bool,
     /// Its place in the order, for putting it back.

@@ -27,7 +27,7 @@ const TABLE: [(&str, [&str; 8]); 11] = [
     ("cancel", ["cancelled", "cancelled", "request cancel", "request cancel", "-", "-", "-", "-"]),
     ("stop cancelled", ["-", "-", "-", "cancelled", "-", "-", "-", "-"]),
     ("expire", ["expired", "expired", "-", "-", "-", "-", "-", "-"]),
-    ("retry", ["-", "-", "-", "-", "-", "pending", "pending", "pending"]),
+    ("retry", ["-", "-", "-", "-", "-", "reopen", "reopen", "reopen"]),
 ];
 
 struct Fixture {
@@ -56,7 +56,7 @@ impl Fixture {
             "fail transient" => fail(&self.transient),
             "fail permanent" => fail(&self.permanent),
             "release" => Event::Release,
-            "lose worker" => Event::LoseWorker,
+            "lose worker" => Event::LoseWorker { charged: true },
             "cancel" => Event::Cancel,
             "stop cancelled" => Event::StopCancelled,
             "expire" => Event::Expire,
@@ -73,6 +73,7 @@ fn name(decision: &Result<Change, Refusal>) -> &'static str {
         Ok(Change::Start) => "start",
         Ok(Change::Wait { .. }) => "wait",
         Ok(Change::RequestCancel) => "request cancel",
+        Ok(Change::Reopen { .. }) => "reopen",
         Ok(Change::Finish { end, .. }) => match end {
             End::Completed => "completed",
             End::Failed => "failed",
@@ -126,7 +127,7 @@ fn the_documented_picture_is_this_one() {
     for (event, row) in TABLE {
         for (from, cell) in names.into_iter().zip(row) {
             let to: &[&str] = match cell {
-                "pending" => &["PENDING"],
+                "pending" | "reopen" => &["PENDING"],
                 "start" => &["PROCESSING"],
                 "wait" if event == "fail transient" => &["SCHEDULED"],
                 "wait" => &["PENDING"],
@@ -158,7 +159,7 @@ fn the_failure_budget_ends_the_task() {
     let fixture = Fixture::new();
     let limits = Limits { max_attempts: 3, ..Limits::default() };
     for (failures, expected) in [(0, "wait"), (1, "wait"), (2, "failed"), (7, "failed")] {
-        let counters = Counters { attempt: 9, failures, crashes: 2 };
+        let counters = Counters { attempt: 9, failures, crashes: 2, ..Counters::default() };
         let event = Event::Fail {
             failure: &fixture.transient,
             policy: &fixture.policy,
@@ -171,13 +172,15 @@ fn the_failure_budget_ends_the_task() {
 }
 
 #[test]
-fn the_third_crash_is_poison_and_earlier_ones_make_a_suspect() {
+fn the_third_charged_crash_is_poison() {
+    let running = State::Processing { cancel_requested: false };
     for (crashes, poisoned) in [(0, false), (1, false), (2, true)] {
-        let counters = Counters { attempt: 5, failures: 0, crashes };
-        match decide(State::Processing { cancel_requested: false }, counters, Event::LoseWorker) {
-            Ok(Change::Wait { suspect, counters, .. }) => {
-                assert!(!poisoned && suspect);
+        let counters = Counters { attempt: 5, crashes, ..Counters::default() };
+        match decide(running, counters, Event::LoseWorker { charged: true }) {
+            Ok(Change::Wait { counters, outcome: AttemptOutcome::Crashed, .. }) => {
+                assert!(!poisoned);
                 assert_eq!(counters.crashes, crashes + 1);
+                assert_ne!(counters.suspicion(), Suspicion::None);
             }
             Ok(Change::Finish { end: End::Failed, error: Some(error), .. }) => {
                 assert!(poisoned);
@@ -189,10 +192,37 @@ fn the_third_crash_is_poison_and_earlier_ones_make_a_suspect() {
 }
 
 #[test]
+fn a_crash_that_another_task_answers_for_is_not_charged() {
+    let running = State::Processing { cancel_requested: false };
+    let before = Counters { attempt: 5, failures: 1, crashes: 2, ..Counters::default() };
+    match decide(running, before, Event::LoseWorker { charged: false }) {
+        Ok(Change::Wait { counters, outcome: AttemptOutcome::Crashed, .. }) => assert_eq!(counters, before),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn another_run_starts_with_whole_budgets() {
+    let fixture = Fixture::new();
+    let limits = Limits { max_attempts: 2, ..Limits::default() };
+    let spent = Counters { attempt: 5, failures: 2, crashes: 3, ..Counters::default() };
+    let Ok(Change::Reopen { counters }) = decide(State::Ended(End::Failed), spent, Event::Retry) else {
+        panic!("a failed task can run again")
+    };
+    assert_eq!((counters.attempt, counters.failures, counters.crashes), (5, 2, 3), "nothing falls");
+    assert_eq!(counters.suspicion(), Suspicion::None);
+    let running = State::Processing { cancel_requested: false };
+    let fail =
+        Event::Fail { failure: &fixture.transient, policy: &fixture.policy, limits: &limits, chance: 0.0 };
+    assert_eq!(name(&decide(running, counters, fail)), "wait", "one failure of two");
+    assert_eq!(name(&decide(running, counters, Event::LoseWorker { charged: true })), "wait");
+}
+
+#[test]
 fn a_rate_limit_and_a_drain_cost_no_budget() {
     let fixture = Fixture::new();
     let limited = Failure::new(ErrorClass::RateLimited, "rate_limit_exceeded", "slow down");
-    let before = Counters { attempt: 4, failures: 3, crashes: 2 };
+    let before = Counters { attempt: 4, failures: 3, crashes: 2, ..Counters::default() };
     let fail =
         Event::Fail { failure: &limited, policy: &fixture.policy, limits: &fixture.limits, chance: 0.1 };
     for event in [fail, Event::Release] {
@@ -221,6 +251,7 @@ proptest! {
             }
             match change {
                 Change::BecomePending => state = State::Pending,
+                Change::Reopen { counters: now } => (state, counters) = (State::Pending, now),
                 Change::Start => {
                     state = State::Processing { cancel_requested: false };
                     counters.attempt += 1;
