@@ -12,7 +12,7 @@ use crate::{
     ports::{Chance, MockChance, Store},
     registry::{Registry, TaskTypeSpec},
     tasks::{Submission, Tasks},
-    upkeep::Upkeep,
+    upkeep::{Upkeep, UpkeepConfig},
     worker::{Shutdown, Worker, WorkerConfig, WorkerPorts},
 };
 
@@ -53,21 +53,22 @@ impl Product {
             concurrency,
             lease: LeaseTerms::default(),
             grace: Duration::from_secs(10),
+            max_tasks: None,
         };
         let worker = Worker::new(config, self.ports.clone()).run(shutdown.clone());
         (shutdown, tokio::spawn(worker))
     }
 
     pub(crate) fn upkeep(&self) -> Upkeep {
-        let WorkerPorts { store, order, signals, .. } = self.ports.clone();
-        Upkeep::new(store, order, signals, LeaseTerms::default())
+        Upkeep::new(self.ports.clone(), UpkeepConfig::default())
     }
 
     pub(crate) async fn submit(&self, task_type: &str, change: impl FnOnce(&mut Submission)) -> TaskId {
         let mut submission =
             Submission::new(TaskType::new(task_type).expect("a type"), Json::parse("null").expect("JSON"));
         change(&mut submission);
-        self.tasks.submit(&Tenant::default(), vec![submission]).await.expect("submitted")[0].id
+        let admissions = self.tasks.submit(&Tenant::default(), vec![submission]).await.expect("submitted");
+        admissions[0].task().expect("a task").id
     }
 
     pub(crate) async fn read(&self, id: TaskId) -> Task {

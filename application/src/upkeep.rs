@@ -1,15 +1,16 @@
 //! What every process does now and then, so that nothing waits for one that died: promote what is due, expire what is
 //! late, take over from dead workers, and put back what the order has lost.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
-use domain::{Change, Event, LeaseTerms, State, Status, WorkerId, decide};
+use domain::{Change, ErrorClass, Event, Failure, LeaseTerms, RetryPolicy, State, Status, WorkerId, decide};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ordering::{announce_waiting, refill},
-    ports::{Applied, Order, Orphan, Overdue, Settlement, Signal, Signals, Store, StoreError, Waiting},
+    ports::{Applied, Orphan, Overdue, Overrunning, Settlement, Signal, StoreError, Waiting},
+    worker::WorkerPorts,
 };
 
 /// The longest pause between two rounds.
@@ -18,19 +19,32 @@ const ROUND: Duration = Duration::from_millis(500);
 const SHORTEST: Duration = Duration::from_millis(5);
 /// How often lost places in the order are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often tasks are looked for that run past their time limit.
+const OVERRUN: Duration = Duration::from_secs(5);
+/// How often old records are looked for.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How much is done in one step.
 const STEP: usize = 500;
 /// How many of a queue's first tasks a sweep puts back. What was popped and lost is among the first.
 const SWEEP_DEPTH: usize = 1000;
 
+/// How the upkeep behaves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UpkeepConfig {
+    /// The lease of the workers.
+    pub lease: LeaseTerms,
+    /// How long failed tasks wait for a person; `None` for ever.
+    pub keep_failed: Option<Duration>,
+}
+
 /// The upkeep of one process.
 pub struct Upkeep {
-    store: Arc<dyn Store>,
-    order: Option<Arc<dyn Order>>,
-    signals: Arc<dyn Signals>,
-    lease: LeaseTerms,
+    ports: WorkerPorts,
+    config: UpkeepConfig,
     watched: HashMap<WorkerId, (Overdue, Instant)>,
     next_sweep: Instant,
+    next_look_for_overruns: Instant,
+    next_housekeeping: Instant,
 }
 
 /// What one round has done.
@@ -44,17 +58,19 @@ pub struct Round {
     pub buried: usize,
     /// Tasks taken over from workers that are gone.
     pub taken_over: usize,
+    /// Attempts ended that ran past their time limit.
+    pub overrun: usize,
+    /// Old records removed.
+    pub removed: usize,
 }
 
 impl Upkeep {
     /// Upkeep over these ports.
-    pub fn new(
-        store: Arc<dyn Store>,
-        order: Option<Arc<dyn Order>>,
-        signals: Arc<dyn Signals>,
-        lease: LeaseTerms,
-    ) -> Self {
-        Self { store, order, signals, lease, watched: HashMap::new(), next_sweep: Instant::now() }
+    pub fn new(ports: WorkerPorts, config: UpkeepConfig) -> Self {
+        let now = Instant::now();
+        let (next_sweep, next_look_for_overruns, next_housekeeping) = (now, now, now);
+        let watched = HashMap::new();
+        Self { ports, config, watched, next_sweep, next_look_for_overruns, next_housekeeping }
     }
 
     /// Rounds until `stop`, through outages.
@@ -82,7 +98,7 @@ impl Upkeep {
     }
 
     async fn pause(&self) -> Duration {
-        match self.store.next_due().await {
+        match self.ports.store.next_due().await {
             Ok(Some(due)) => due.clamp(SHORTEST, ROUND),
             Ok(None) | Err(_) => ROUND,
         }
@@ -90,34 +106,36 @@ impl Upkeep {
 
     /// One step of everything.
     pub async fn round(&mut self) -> Result<Round, StoreError> {
-        let promoted = self.store.promote(STEP).await?;
-        announce_waiting(self.order.as_deref(), self.signals.as_ref(), &promoted).await;
-        let expired = self.store.expire(STEP).await?;
+        let promoted = self.ports.store.promote(STEP).await?;
+        announce_waiting(self.ports.order.as_deref(), self.ports.signals.as_ref(), &promoted).await;
+        let expired = self.ports.store.expire(STEP).await?;
         let news: Vec<_> = expired
             .iter()
             .map(|id| Signal::State { task: *id, attempt: 0, status: Status::Expired })
             .collect();
-        self.signals.publish(&news).await;
+        self.ports.signals.publish(&news).await;
         let buried = self.bury_the_silent().await?;
         let taken_over = self.take_over().await?;
         self.sweep().await?;
-        Ok(Round { promoted: promoted.len(), expired: expired.len(), buried, taken_over })
+        let overrun = self.end_overruns().await?;
+        let removed = self.remove_old_records().await?;
+        Ok(Round { promoted: promoted.len(), expired: expired.len(), buried, taken_over, overrun, removed })
     }
 
     /// Declares workers dead whose lease has run out, once it was watched unchanged for long enough on this process's
     /// own clock: after an outage of the store every lease looks expired, and the living need a moment to renew.
     async fn bury_the_silent(&mut self) -> Result<usize, StoreError> {
-        let overdue = self.store.overdue().await?;
+        let overdue = self.ports.store.overdue().await?;
         self.watched.retain(|_, (seen, _)| overdue.contains(seen));
         let mut buried = 0;
         for silent in overdue {
             let (_, since) =
                 self.watched.entry(silent.worker).or_insert_with(|| (silent.clone(), Instant::now()));
-            if since.elapsed() < self.lease.watch_before_take_over() {
+            if since.elapsed() < self.config.lease.watch_before_take_over() {
                 continue;
             }
             self.watched.remove(&silent.worker);
-            if self.store.bury(&silent).await? {
+            if self.ports.store.bury(&silent).await? {
                 tracing::warn!(worker = %silent.worker, name = %silent.name, "a worker is gone; taking over its tasks");
                 buried += 1;
             }
@@ -126,7 +144,7 @@ impl Upkeep {
     }
 
     async fn take_over(&self) -> Result<usize, StoreError> {
-        let orphans = self.store.orphans(STEP).await?;
+        let orphans = self.ports.store.orphans(STEP).await?;
         let mut by_worker: HashMap<WorkerId, Vec<(Orphan, Settlement)>> = HashMap::new();
         for orphan in orphans {
             if let Some(settlement) = verdict(&orphan) {
@@ -136,7 +154,7 @@ impl Upkeep {
         let mut taken_over = 0;
         for (worker, all) in by_worker {
             let (orphans, settlements): (Vec<_>, Vec<_>) = all.into_iter().unzip();
-            let applied = self.store.settle(worker, &settlements).await?;
+            let applied = self.ports.store.settle(worker, &settlements).await?;
             let (mut waiting, mut news): (Vec<Waiting>, Vec<Signal>) = (Vec::new(), Vec::new());
             for ((orphan, settlement), applied) in orphans.into_iter().zip(settlements).zip(applied) {
                 if applied != Applied::Yes {
@@ -148,27 +166,75 @@ impl Upkeep {
                     Change::Finish { end, .. } => {
                         news.push(Signal::State { task, attempt, status: end.into() });
                     }
-                    Change::Wait { .. } => {
-                        waiting.push(orphan.waiting);
+                    Change::Wait { counters, .. } => {
+                        waiting.push(Waiting { suspicion: counters.suspicion(), ..orphan.waiting });
                         news.push(Signal::State { task, attempt, status: Status::Pending });
                     }
-                    Change::BecomePending | Change::Start | Change::RequestCancel => {}
+                    Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => {
+                    }
                 }
             }
-            self.signals.publish(&news).await;
-            announce_waiting(self.order.as_deref(), self.signals.as_ref(), &waiting).await;
+            self.ports.signals.publish(&news).await;
+            announce_waiting(self.ports.order.as_deref(), self.ports.signals.as_ref(), &waiting).await;
         }
         Ok(taken_over)
     }
 
+    /// Ends attempts that run on past their time limit although their worker lives: its handler blocks, or does not
+    /// listen. The worker ends them itself where it can, so they get a lease's time more.
+    async fn end_overruns(&mut self) -> Result<usize, StoreError> {
+        if Instant::now() < self.next_look_for_overruns {
+            return Ok(0);
+        }
+        self.next_look_for_overruns = Instant::now() + OVERRUN;
+        let late = self.ports.store.overrunning(self.config.lease.length(), STEP).await?;
+        let mut ended = 0;
+        for late in late {
+            let Some(settlement) = time_is_up(&late, &self.ports) else { continue };
+            let applied = self.ports.store.settle(late.worker, std::slice::from_ref(&settlement)).await?;
+            if applied != [Applied::Yes] {
+                continue;
+            }
+            tracing::warn!(task_id = late.id.0, worker = %late.worker, "a task ran past its time limit and its worker did not stop it");
+            ended += 1;
+            let status = match settlement.change {
+                Change::Finish { end, .. } => end.into(),
+                Change::Wait { .. }
+                | Change::BecomePending
+                | Change::Start
+                | Change::RequestCancel
+                | Change::Reopen { .. } => Status::Scheduled,
+            };
+            let attempt = settlement.attempt;
+            self.ports.signals.publish(&[Signal::State { task: late.id, attempt, status }]).await;
+        }
+        Ok(ended)
+    }
+
+    /// Forgets what has been kept for long enough.
+    async fn remove_old_records(&mut self) -> Result<usize, StoreError> {
+        if Instant::now() < self.next_housekeeping {
+            return Ok(0);
+        }
+        let mut removed = self.ports.store.forget_keys(STEP).await?;
+        if let Some(age) = self.config.keep_failed {
+            removed += self.ports.store.discard_failed(age, STEP).await?;
+        }
+        // A full step may leave more: the next round goes on.
+        if removed < STEP {
+            self.next_housekeeping = Instant::now() + HOUSEKEEPING;
+        }
+        Ok(removed)
+    }
+
     /// Puts back into the order what waits in the store: popped and lost, or never pushed because Redis was away.
     async fn sweep(&mut self) -> Result<(), StoreError> {
-        let Some(order) = self.order.clone().filter(|_| Instant::now() >= self.next_sweep) else {
+        let Some(order) = self.ports.order.clone().filter(|_| Instant::now() >= self.next_sweep) else {
             return Ok(());
         };
         self.next_sweep = Instant::now() + SWEEP;
-        for queue in self.store.waiting_queues().await? {
-            if let Err(error) = refill(self.store.as_ref(), order.as_ref(), &queue, SWEEP_DEPTH).await {
+        for queue in self.ports.store.waiting_queues().await? {
+            if let Err(error) = refill(self.ports.store.as_ref(), order.as_ref(), &queue, SWEEP_DEPTH).await {
                 tracing::debug!(%error, %queue, "the order could not be swept");
                 return Ok(());
             }
@@ -177,10 +243,34 @@ impl Upkeep {
     }
 }
 
+/// What becomes of an attempt that its worker should have ended: it ran into its time limit.
+fn time_is_up(late: &Overrunning, ports: &WorkerPorts) -> Option<Settlement> {
+    let message = format!(
+        "the handler ran past its time limit of {} s and its worker could not stop it",
+        late.limits.time_limit.as_secs_f64()
+    );
+    let failure = Failure::new(ErrorClass::TimedOut, "time_limit", message);
+    let default_policy = RetryPolicy::default();
+    let policy = ports.registry.get(&late.task_type).map_or(&default_policy, |spec| spec.retry_policy());
+    let state = State::Processing { cancel_requested: late.cancel_requested };
+    let chance = ports.chance.next();
+    let event = Event::Fail { failure: &failure, policy, limits: &late.limits, chance };
+    let change = decide(state, late.counters, event).ok()?;
+    Some(Settlement {
+        task: late.id,
+        attempt: late.counters.attempt,
+        change,
+        result: None,
+        details: None,
+        knew_of_cancel: late.cancel_requested,
+    })
+}
+
 /// What becomes of a task whose worker is gone.
 fn verdict(orphan: &Orphan) -> Option<Settlement> {
     let state = State::Processing { cancel_requested: orphan.cancel_requested };
-    let event = if orphan.worker_retired { Event::Release } else { Event::LoseWorker };
+    let charged = orphan.counters.suspicion() == orphan.heaviest;
+    let event = if orphan.worker_retired { Event::Release } else { Event::LoseWorker { charged } };
     let change = decide(state, orphan.counters, event).ok()?;
     Some(Settlement {
         task: orphan.id,

@@ -1,5 +1,7 @@
-//! What clients do: submit, read, wait, watch, list, cancel, delete, count.
+//! What clients do: submit, read, wait, watch, list, cancel, retry, discard, delete, count.
 
+mod backlog;
+mod manual;
 mod submit;
 mod watch;
 
@@ -7,9 +9,11 @@ use std::{sync::Arc, time::Duration};
 
 use domain::{Attempt, Routes, Status, Task, TaskId, Tenant};
 
-pub use submit::{InvalidField, Submission, SubmitError};
+pub use manual::{LARGEST_SWEEP, MOST_FAILURE_GROUPS, Swept};
+pub use submit::{Admission, InvalidField, Submission, SubmitError};
 pub use watch::TaskEvent;
 
+use self::backlog::Backlog;
 use crate::{
     ports::{
         CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Signal, Signals, StoreError,
@@ -31,6 +35,7 @@ pub struct Tasks {
     signals: Arc<dyn Signals>,
     registry: Arc<Registry>,
     routes: Arc<Routes>,
+    backlog: Arc<Backlog>,
 }
 
 /// How a dependency fares.
@@ -55,7 +60,13 @@ impl Tasks {
         registry: Arc<Registry>,
         routes: Arc<Routes>,
     ) -> Self {
-        Self { store, order, signals, registry, routes }
+        Self { store, order, signals, registry, routes, backlog: Arc::default() }
+    }
+
+    /// Bounds how many tasks each tenant may have waiting (SCHEDULED and PENDING); `None` for no bound. Counts are half a
+    /// second old at most, so a burst may pass it by a little.
+    pub fn with_waiting_limit(self, limit: Option<u64>) -> Self {
+        Self { backlog: Arc::new(Backlog::new(limit)), ..self }
     }
 
     /// The task types that can be submitted.

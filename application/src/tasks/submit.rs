@@ -2,12 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use domain::{Json, Limits, NewTask, Priority, QueueName, Start, Status, Task, TaskType, Tenant, Timestamp};
+use domain::{
+    Idempotency, Json, Limits, NewTask, Priority, QueueName, Start, Status, Suspicion, Task, TaskId,
+    TaskType, Tenant, Timestamp, Unique,
+};
 
 use super::Tasks;
 use crate::{
     ordering::announce_waiting,
-    ports::{StoreError, Waiting},
+    ports::{Receipt, StoreError, Submitted, Waiting},
 };
 
 /// How long a submission's answer waits for the order to take it.
@@ -36,6 +39,10 @@ pub struct Submission {
     pub time_limit: Option<Duration>,
     /// The caller's own notes: a JSON object.
     pub metadata: Option<Json>,
+    /// Makes asking again safe.
+    pub idempotency: Option<Idempotency>,
+    /// Makes a second one impossible.
+    pub unique: Option<Unique>,
 }
 
 impl Submission {
@@ -52,6 +59,31 @@ impl Submission {
             soft_time_limit: None,
             time_limit: None,
             metadata: None,
+            idempotency: None,
+            unique: None,
+        }
+    }
+}
+
+/// What a submission came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Admission {
+    /// It is stored, and stands like this.
+    Created(Task),
+    /// It was stored before, under the same idempotency key: the answer that was given then.
+    Replayed(Task),
+    /// This task stands in the way of a unique one. Nothing was stored.
+    Existing(Task),
+    /// Its idempotency key was used for another request, which made this task. Nothing was stored.
+    KeyReused(TaskId),
+}
+
+impl Admission {
+    /// The task that the caller is to look at, unless the submission was refused.
+    pub fn task(&self) -> Option<&Task> {
+        match self {
+            Self::Created(task) | Self::Replayed(task) | Self::Existing(task) => Some(task),
+            Self::KeyReused(_) => None,
         }
     }
 }
@@ -71,64 +103,89 @@ pub enum SubmitError {
     /// Something in the request is wrong; trying again does not help.
     #[error("{}", .0.iter().map(|f| format!("{}: {}", f.field, f.message)).collect::<Vec<_>>().join("; "))]
     Invalid(Vec<InvalidField>),
+    /// The tenant has as many tasks waiting as it may; later there is room again.
+    #[error("{waiting} tasks wait already, and at most {limit} may; submit again when some have been taken")]
+    TooManyWaiting {
+        /// How many wait.
+        waiting: u64,
+        /// How many may.
+        limit: u64,
+    },
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Tasks {
-    /// Stores tasks durably, all or none, and answers them as they stand. Their work is announced, not awaited.
+    /// Stores tasks durably, all or none, and says of each what came of it. Their work is announced, not awaited.
     pub async fn submit(
         &self,
         tenant: &Tenant,
         submissions: Vec<Submission>,
-    ) -> Result<Vec<Task>, SubmitError> {
+    ) -> Result<Vec<Admission>, SubmitError> {
         let mut invalid = Vec::new();
         let tasks: Vec<NewTask> =
             submissions.into_iter().map(|submission| self.admit(tenant, submission, &mut invalid)).collect();
         if !invalid.is_empty() {
             return Err(SubmitError::Invalid(invalid));
         }
-        let receipts = self.store.submit(&tasks).await?;
-        let tasks: Vec<Task> = tasks
-            .into_iter()
-            .zip(receipts)
-            .map(|(new, receipt)| Task {
-                id: receipt.id,
-                tenant: new.tenant,
-                task_type: new.task_type,
-                queue: new.queue,
-                priority: new.priority,
-                input: new.input,
-                metadata: new.metadata,
-                limits: new.limits,
-                status: if receipt.run_at.is_some() { Status::Scheduled } else { Status::Pending },
-                cancel_requested: false,
-                attempt: 0,
-                result: None,
-                details: None,
-                error: None,
-                progress: None,
-                created_at: receipt.created_at,
-                updated_at: None,
-                run_at: receipt.run_at,
-                expires_at: new.expires_at,
-                started_at: None,
-                completed_at: None,
+        self.backlog.make_room(self.store.as_ref(), tenant, tasks.len()).await?;
+        let outcomes = self.store.submit(&tasks).await?;
+        let older = self.read_older(tenant, &outcomes).await?;
+        let mut admissions = Vec::with_capacity(tasks.len());
+        for (new, outcome) in tasks.into_iter().zip(outcomes) {
+            let known = |id| older.iter().find(|task| task.id == id);
+            admissions.push(match outcome {
+                Submitted::New(receipt) => Admission::Created(as_submitted(new, receipt)),
+                Submitted::Replayed(receipt) => {
+                    Admission::Replayed(first_answer(new, receipt, known(receipt.id)))
+                }
+                Submitted::KeyReused(id) => Admission::KeyReused(id),
+                Submitted::Existing(id) => match known(id) {
+                    Some(task) => Admission::Existing(task.clone()),
+                    None => {
+                        let gone =
+                            format!("task {id}, which was in the way, has just been deleted; submit again");
+                        return Err(StoreError::Unavailable(gone).into());
+                    }
+                },
+            });
+        }
+        self.announce(&admissions).await;
+        Ok(admissions)
+    }
+
+    /// The tasks that stood in the way of new ones.
+    async fn read_older(&self, tenant: &Tenant, outcomes: &[Submitted]) -> Result<Vec<Task>, StoreError> {
+        let older: Vec<TaskId> = outcomes
+            .iter()
+            .filter_map(|outcome| match outcome {
+                Submitted::Replayed(Receipt { id, .. }) | Submitted::Existing(id) => Some(*id),
+                Submitted::New(_) | Submitted::KeyReused(_) => None,
             })
             .collect();
-        self.announce(&tasks).await;
-        Ok(tasks)
+        if older.is_empty() { Ok(Vec::new()) } else { self.store.read(tenant, &older).await }
     }
 
     /// Puts tasks that wait in the order and wakes workers. What goes wrong here is repaired by the workers' own look at
     /// the store, so it fails no submission, and a slow order holds none up: it goes on beside the answer.
-    async fn announce(&self, tasks: &[Task]) {
-        let waiting: Vec<Waiting> = tasks
-            .iter()
+    async fn announce(&self, admissions: &[Admission]) {
+        let created = admissions.iter().filter_map(|admission| match admission {
+            Admission::Created(task) => Some(task),
+            Admission::Replayed(_) | Admission::Existing(_) | Admission::KeyReused(_) => None,
+        });
+        let waiting: Vec<Waiting> = created
             .filter(|task| task.status == Status::Pending)
-            .map(|task| Waiting { id: task.id, queue: task.queue.clone(), priority: task.priority })
+            .map(|task| Waiting {
+                id: task.id,
+                queue: task.queue.clone(),
+                priority: task.priority,
+                suspicion: Suspicion::None,
+            })
             .collect();
+        if waiting.is_empty() {
+            return;
+        }
         let (order, signals) = (self.order.clone(), Arc::clone(&self.signals));
         let announcing =
             tokio::spawn(async move { announce_waiting(order.as_deref(), signals.as_ref(), &waiting).await });
@@ -182,6 +239,19 @@ impl Tasks {
                 format!("{soft} is not below the time limit of {hard} seconds"),
             );
         }
+        if let Some(unique) = &submission.unique {
+            if unique.among.is_empty() {
+                refuse(
+                    "unique_states",
+                    "it names no state; leave it out for tasks that have not ended".into(),
+                );
+            }
+            if unique.window.is_some_and(|window| window.is_zero() || window > Unique::LONGEST_WINDOW) {
+                let longest = Unique::LONGEST_WINDOW.as_secs();
+                let asked = unique.window.unwrap_or_default().as_secs_f64();
+                refuse("unique_window_seconds", format!("{asked} is not above 0 and at most {longest}"));
+            }
+        }
         NewTask {
             tenant: tenant.clone(),
             queue: submission.queue.unwrap_or_else(|| self.routes.queue_for(&submission.task_type).clone()),
@@ -192,6 +262,47 @@ impl Tasks {
             start: submission.start,
             expires_at: submission.expires_at,
             limits,
+            idempotency: submission.idempotency,
+            unique: submission.unique,
         }
     }
+}
+
+/// A task as it stands when it has just been stored.
+fn as_submitted(new: NewTask, receipt: Receipt) -> Task {
+    Task {
+        id: receipt.id,
+        tenant: new.tenant,
+        task_type: new.task_type,
+        queue: new.queue,
+        priority: new.priority,
+        input: new.input,
+        metadata: new.metadata,
+        limits: new.limits,
+        unique_key: new.unique.map(|unique| unique.key),
+        status: if receipt.run_at.is_some() { Status::Scheduled } else { Status::Pending },
+        cancel_requested: false,
+        attempt: 0,
+        result: None,
+        details: None,
+        error: None,
+        progress: None,
+        created_at: receipt.created_at,
+        updated_at: None,
+        run_at: receipt.run_at,
+        expires_at: new.expires_at,
+        started_at: None,
+        completed_at: None,
+    }
+}
+
+/// The answer that this request got the first time. What routes and defaults decided then is kept with the task; they
+/// may decide otherwise by now.
+fn first_answer(again: NewTask, receipt: Receipt, stored: Option<&Task>) -> Task {
+    let mut answer = as_submitted(again, receipt);
+    if let Some(stored) = stored {
+        (answer.queue, answer.priority) = (stored.queue.clone(), stored.priority);
+        answer.limits = stored.limits;
+    }
+    answer
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use domain::{QueueName, Slots, Status, TaskId, WorkerId};
+use domain::{QueueName, Slots, Status, Suspicion, TaskId, WorkerId};
 use tokio::{
     sync::{broadcast::error::RecvError, mpsc, watch},
     time::Instant,
@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_millis(50);
 const LOOK_AT_STORE: Duration = Duration::from_secs(2);
 /// How often it looks when the store is all it has.
 const LOOK_WHEN_ALONE: Duration = Duration::from_millis(100);
+/// How often a worker looks for suspects, who are not announced.
+const LOOK_FOR_SUSPECTS: Duration = Duration::from_secs(2);
 /// How often it asks the store which of its tasks were cancelled.
 const ASK_FOR_CANCELLATIONS: Duration = Duration::from_secs(1);
 /// The pause after the store did not answer.
@@ -56,6 +58,9 @@ pub(super) struct Engine {
     outbox: mpsc::UnboundedSender<Message>,
     running: HashMap<TaskId, Running>,
     slots: Slots,
+    suspects: RunningSuspects,
+    /// Tasks started since the process did.
+    started: u64,
     queues: Vec<QueueName>,
     unsettled: Vec<Ended>,
     /// Endings that are being settled, and whether that is so.
@@ -71,6 +76,7 @@ pub(super) struct Engine {
     asking_for_cancellations: bool,
     next_ask: Instant,
     next_look: Instant,
+    next_look_for_suspects: Instant,
     /// Not before this moment after an error.
     claim_not_before: Instant,
     settle_not_before: Instant,
@@ -84,6 +90,8 @@ impl Engine {
         let queues = if config.queues.is_empty() { ports.routes.queues() } else { config.queues.clone() };
         Self {
             slots: Slots::new(config.concurrency),
+            suspects: RunningSuspects::default(),
+            started: 0,
             recorder: Arc::default(),
             inbox,
             outbox,
@@ -100,6 +108,7 @@ impl Engine {
             asking_for_cancellations: false,
             next_ask: now,
             next_look: now,
+            next_look_for_suspects: now,
             claim_not_before: now,
             settle_not_before: now,
             order_works: true,
@@ -124,6 +133,11 @@ impl Engine {
             if shutdown.drain.is_cancelled() && give_back_at.is_none() {
                 give_back_at = Some(Instant::now() + self.config.grace);
                 tracing::info!(running = self.running.len(), grace = ?self.config.grace, "draining: no new tasks");
+            }
+            if give_back_at.is_none() && self.config.max_tasks.is_some_and(|most| self.started >= most) {
+                tracing::info!(started = self.started, "as many tasks as this worker may run: it drains");
+                shutdown.drain.cancel();
+                continue;
             }
             let draining = give_back_at.is_some();
             if draining
@@ -261,7 +275,9 @@ impl Engine {
     fn fetch(&mut self, worker: WorkerId) {
         let now = Instant::now();
         let look = now >= self.next_look;
-        if self.fetching || !(look || self.news_of_work) || now < self.claim_not_before {
+        let look_for_suspects = now >= self.next_look_for_suspects;
+        let reason = look || look_for_suspects || self.news_of_work;
+        if self.fetching || !reason || now < self.claim_not_before {
             return;
         }
         // Endings that the store has not taken yet hold their claim's place, so that memory stays bounded.
@@ -281,8 +297,14 @@ impl Engine {
             self.next_look = now + if self.has_news() { LOOK_AT_STORE } else { LOOK_WHEN_ALONE };
         }
         self.short_of_slots = queues.len() < self.queues.len();
-        let limit = self.slots.free().min(LARGEST_CLAIM);
-        let want = Want { queues, limit, look_at_the_store: look };
+        let allowed = self.config.max_tasks.map_or(u64::MAX, |most| most.saturating_sub(self.started));
+        let limit = self.slots.free().min(LARGEST_CLAIM).min(usize::try_from(allowed).unwrap_or(usize::MAX));
+        let mut suspects = Vec::new();
+        if look_for_suspects {
+            self.next_look_for_suspects = now + LOOK_FOR_SUSPECTS;
+            suspects = self.suspects.room();
+        }
+        let want = Want { queues, limit, look_at_the_store: look, suspects };
         let (ports, outbox) = (self.ports.clone(), self.outbox.clone());
         let learn_queues = look && self.config.queues.is_empty();
         tokio::spawn(async move {
@@ -362,6 +384,9 @@ impl Engine {
             Message::Ended(ended) => {
                 self.running.remove(&ended.task.id);
                 self.slots.give_back(&ended.task.queue);
+                if self.suspects.give_back(ended.task.counters.suspicion()) {
+                    self.next_look_for_suspects = Instant::now();
+                }
                 self.news_of_work |= self.short_of_slots;
                 self.unsettled.push(*ended);
             }
@@ -458,6 +483,8 @@ impl Engine {
         // A task that was claimed just as the lease was lost is not run: whoever takes over will.
         let (stop, stopped) = watch::channel((!lease_holds).then_some(Stop::Abandon));
         self.slots.take(&task.queue);
+        self.suspects.take(task.counters.suspicion());
+        self.started += 1;
         self.running.insert(task.id, Running { attempt, stop });
         let info = Arc::new(TaskInfo {
             id: task.id,
@@ -480,6 +507,47 @@ impl Engine {
                 signals.publish(&news).await;
             }
         });
+    }
+}
+
+/// How many suspects of each degree run here.
+#[derive(Debug, Default)]
+struct RunningSuspects {
+    shared: usize,
+    alone: usize,
+}
+
+impl RunningSuspects {
+    fn of(&mut self, suspicion: Suspicion) -> Option<&mut usize> {
+        match suspicion {
+            Suspicion::None => None,
+            Suspicion::Shared => Some(&mut self.shared),
+            Suspicion::Alone => Some(&mut self.alone),
+        }
+    }
+
+    fn take(&mut self, suspicion: Suspicion) {
+        if let Some(running) = self.of(suspicion) {
+            *running += 1;
+        }
+    }
+
+    /// Whether that makes room for another suspect.
+    fn give_back(&mut self, suspicion: Suspicion) -> bool {
+        self.of(suspicion).map(|running| *running = running.saturating_sub(1)).is_some()
+    }
+
+    /// Degrees of which more may run, with how many more.
+    fn room(&mut self) -> Vec<(Suspicion, usize)> {
+        let mut room = Vec::new();
+        for suspicion in Suspicion::ALL {
+            if let (Some(most), Some(running)) = (suspicion.at_once(), self.of(suspicion))
+                && *running < most
+            {
+                room.push((suspicion, most - *running));
+            }
+        }
+        room
     }
 }
 

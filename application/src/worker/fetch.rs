@@ -1,6 +1,6 @@
 //! Getting tasks to run: through the order where there is one, else from the store, with the same guards.
 
-use domain::{QueueName, WorkerId};
+use domain::{QueueName, Suspicion, WorkerId};
 
 use super::WorkerPorts;
 use crate::{
@@ -17,6 +17,8 @@ pub(super) struct Want {
     pub(super) limit: usize,
     /// Look at the store whatever the order says: repairs what the order has lost.
     pub(super) look_at_the_store: bool,
+    /// How many suspects of which degree; they take their share of `limit`.
+    pub(super) suspects: Vec<(Suspicion, usize)>,
 }
 
 /// What came of it.
@@ -29,8 +31,40 @@ pub(super) struct Fetched {
     pub(super) order_works: bool,
 }
 
-/// Claims at most what is wanted.
+/// Claims at most what is wanted: suspects first, who are few, then the others in their order.
 pub(super) async fn fetch(ports: &WorkerPorts, worker: WorkerId, want: &Want) -> Result<Fetched, StoreError> {
+    let mut tasks = suspects(ports.store.as_ref(), worker, want).await?;
+    let rest = Want { limit: want.limit - tasks.len(), ..want.clone() };
+    match in_order(ports, worker, &rest).await {
+        Ok(fetched) => {
+            tasks.extend(fetched.tasks);
+            Ok(Fetched { tasks, ..fetched })
+        }
+        // These are in hand already: they are run, and the store is asked again for the others.
+        Err(_) if !tasks.is_empty() => Ok(Fetched { tasks, maybe_more: true, order_works: true }),
+        Err(error) => Err(error),
+    }
+}
+
+async fn suspects(store: &dyn Store, worker: WorkerId, want: &Want) -> Result<Vec<ClaimedTask>, StoreError> {
+    let mut tasks = Vec::new();
+    for (suspicion, room) in &want.suspects {
+        let queues = want.queues.iter().map(|(queue, _)| queue.clone()).collect();
+        let limit = (*room).min(want.limit - tasks.len());
+        let claim = Claim::Suspects { queues, suspicion: *suspicion, limit };
+        match store.claim(worker, &claim).await {
+            Ok(found) => tasks.extend(found),
+            Err(_) if !tasks.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(tasks)
+}
+
+async fn in_order(ports: &WorkerPorts, worker: WorkerId, want: &Want) -> Result<Fetched, StoreError> {
+    if want.limit == 0 {
+        return Ok(Fetched { tasks: Vec::new(), maybe_more: true, order_works: true });
+    }
     let Some(order) = &ports.order else {
         return from_the_store(ports.store.as_ref(), worker, want, true).await;
     };

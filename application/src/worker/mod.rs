@@ -31,9 +31,11 @@ pub struct WorkerConfig {
     pub lease: LeaseTerms,
     /// How long a drain waits for running tasks before it gives them back.
     pub grace: Duration,
+    /// After so many tasks the worker drains by itself, for its supervisor to start a fresh one; `None` for no limit.
+    pub max_tasks: Option<u64>,
 }
 
-/// What a worker needs from outside.
+/// What a worker, and the upkeep, need from outside.
 #[derive(Clone)]
 pub struct WorkerPorts {
     /// The truth.

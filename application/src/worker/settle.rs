@@ -11,7 +11,7 @@ use super::{
 use crate::{
     handler::Recorder,
     ordering::announce_waiting,
-    ports::{Applied, Settlement, Signal, StoreError, Waiting},
+    ports::{Applied, ClaimedTask, Settlement, Signal, StoreError, Waiting},
 };
 
 /// The most endings in one settlement.
@@ -97,8 +97,7 @@ pub(super) async fn settle(mut batch: Vec<Ended>, ports: WorkerPorts, recorder: 
                 log_end(&ended, &settlement.change);
                 signals.push(state_signal(&settlement));
                 if matches!(&settlement.change, Change::Wait { after, .. } if after.is_zero()) {
-                    let ClaimedPlace { queue, priority } = place(&ended);
-                    waiting.push(Waiting { id: ended.task.id, queue, priority });
+                    waiting.push(place(&ended));
                 }
             }
             Applied::Stale => tracing::warn!(
@@ -119,22 +118,21 @@ pub(super) async fn settle(mut batch: Vec<Ended>, ports: WorkerPorts, recorder: 
     settled
 }
 
-struct ClaimedPlace {
-    queue: domain::QueueName,
-    priority: domain::Priority,
-}
-
-fn place(ended: &Ended) -> ClaimedPlace {
-    ClaimedPlace { queue: ended.task.queue.clone(), priority: ended.task.priority }
+/// Where it waits again. No attempt that ends in good order changes the suspicion.
+fn place(ended: &Ended) -> Waiting {
+    let ClaimedTask { id, queue, priority, counters, .. } = &ended.task;
+    Waiting { id: *id, queue: queue.clone(), priority: *priority, suspicion: counters.suspicion() }
 }
 
 fn state_signal(settlement: &Settlement) -> Signal {
     let status = match &settlement.change {
         Change::Finish { end, .. } => Status::from(*end),
         Change::Wait { after, .. } if after.is_zero() => Status::Pending,
-        Change::Wait { .. } | Change::BecomePending | Change::Start | Change::RequestCancel => {
-            Status::Scheduled
-        }
+        Change::Wait { .. }
+        | Change::BecomePending
+        | Change::Start
+        | Change::RequestCancel
+        | Change::Reopen { .. } => Status::Scheduled,
     };
     Signal::State { task: settlement.task, attempt: settlement.attempt, status }
 }
@@ -145,7 +143,7 @@ fn log_end(ended: &Ended, change: &Change) {
     let seconds = Duration::as_secs_f64(&ended.took);
     let error = match change {
         Change::Finish { error, .. } | Change::Wait { error, .. } => error.as_ref(),
-        Change::BecomePending | Change::Start | Change::RequestCancel => None,
+        Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => None,
     };
     let outcome = change.attempt_outcome().map_or("", AttemptOutcome::as_str);
     match (change, error) {
@@ -168,6 +166,6 @@ fn log_end(ended: &Ended, change: &Change) {
                 "runs again in {again:.1}s{error}"
             );
         }
-        (Change::BecomePending | Change::Start | Change::RequestCancel, _) => {}
+        (Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. }, _) => {}
     }
 }
