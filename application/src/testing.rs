@@ -3,13 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
-use domain::{Json, LeaseTerms, QueueName, Routes, Task, TaskId, TaskType, Tenant, WorkerName};
+use domain::{
+    Change, End, Failure, Json, LeaseTerms, QueueName, Routes, Task, TaskId, TaskType, Tenant, WorkerName,
+};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     in_process::InProcessSignals,
     memory::MemoryStore,
-    ports::{Chance, MockChance, Store},
+    ports::{
+        Applied, Chance, Claim, ClaimedTask, MockChance, Settlement, Store, UpkeepStore, WorkStore,
+        WorkerProfile,
+    },
     registry::{Registry, TaskTypeSpec},
     tasks::{Submission, Tasks},
     upkeep::{Upkeep, UpkeepConfig},
@@ -46,8 +51,17 @@ impl Product {
 
     /// Starts a worker of every queue.
     pub(crate) fn worker(&self, concurrency: usize) -> (Shutdown, JoinHandle<()>) {
+        self.worker_with(concurrency, |_| {})
+    }
+
+    /// The same, changed.
+    pub(crate) fn worker_with(
+        &self,
+        concurrency: usize,
+        change: impl FnOnce(&mut WorkerConfig),
+    ) -> (Shutdown, JoinHandle<()>) {
         let shutdown = Shutdown::default();
-        let config = WorkerConfig {
+        let mut config = WorkerConfig {
             name: WorkerName::new("test@host").expect("a valid name"),
             queues: Vec::new(),
             concurrency,
@@ -55,6 +69,7 @@ impl Product {
             grace: Duration::from_secs(10),
             max_tasks: None,
         };
+        change(&mut config);
         let worker = Worker::new(config, self.ports.clone()).run(shutdown.clone());
         (shutdown, tokio::spawn(worker))
     }
@@ -91,4 +106,37 @@ impl Product {
 
 pub(crate) fn queue(name: &str) -> QueueName {
     QueueName::new(name).expect("a valid name")
+}
+
+/// Claims all that waits and fails it for good, with the code that `code` gives.
+pub(crate) async fn fail_all(store: &MemoryStore, code: impl Fn(TaskId) -> &'static str) {
+    let worker = store.register(&profile("failing@host")).await.expect("registered");
+    let queues = store.waiting_queues().await.expect("readable").into_iter().map(|queue| (queue, usize::MAX));
+    let claim = Claim::Next { queues: queues.collect(), limit: usize::MAX };
+    let claimed = store.claim(worker, &claim).await.expect("claimed");
+    let settle = |task: &ClaimedTask| Settlement {
+        task: task.id,
+        attempt: task.counters.attempt,
+        change: Change::Finish {
+            end: End::Failed,
+            counters: task.counters,
+            error: Some(Failure::permanent(code(task.id), "as the test says")),
+        },
+        result: None,
+        details: None,
+        knew_of_cancel: false,
+    };
+    let settlements: Vec<_> = claimed.iter().map(settle).collect();
+    let applied = store.settle(worker, &settlements).await.expect("settled");
+    assert!(applied.iter().all(|applied| *applied == Applied::Yes));
+}
+
+/// A worker of one slot, as the store knows it.
+pub(crate) fn profile(name: &str) -> WorkerProfile {
+    WorkerProfile {
+        name: WorkerName::new(name).expect("a valid name"),
+        queues: Vec::new(),
+        concurrency: 1,
+        lease: LeaseTerms::default().length(),
+    }
 }

@@ -3,13 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::DateTime;
-use domain::{Json, Limits, QueueName, Routes, Start, Status, TaskId, TaskType, Tenant, Timestamp};
+use domain::{
+    Json, Limits, QueueName, Routes, Start, Status, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
+    UniqueKey,
+};
 use serde::de::IgnoredAny;
 
-use super::{Submission, SubmitError, Tasks};
+use super::{Admission, Submission, SubmitError, Swept, Tasks};
 use crate::{
     in_process::InProcessSignals,
-    ports::{CancelOutcome, MockOrder, MockSignals, MockTaskStore, Receipt, Signal, StoreError, Waiting},
+    memory::MemoryStore,
+    ports::{
+        CancelOutcome, MockOrder, MockSignals, MockTaskStore, QueueCounts, Receipt, Retry, RetryOutcome,
+        Signal, StoreError, Submitted, TaskFilter, Waiting,
+    },
     registry::{Output, Registry, TaskTypeSpec},
 };
 
@@ -43,7 +50,7 @@ fn taking() -> MockTaskStore {
                 Start::After(wait) => Some(now() + wait),
             },
         };
-        Ok(tasks.iter().enumerate().map(receipt).collect())
+        Ok(tasks.iter().enumerate().map(receipt).map(Submitted::New).collect())
     });
     store
 }
@@ -54,6 +61,15 @@ fn silent() -> MockSignals {
     signals
 }
 
+/// The tasks of submissions of which each stored one.
+fn created(submitted: Result<Vec<Admission>, SubmitError>) -> Vec<Task> {
+    let created = |admission| match admission {
+        Admission::Created(task) => task,
+        other => panic!("nothing was stored: {other:?}"),
+    };
+    submitted.expect("submitted").into_iter().map(created).collect()
+}
+
 fn noop() -> Submission {
     Submission::new(TaskType::new("demo.noop").expect("a type"), Json::parse("{}").expect("JSON"))
 }
@@ -62,7 +78,12 @@ fn noop() -> Submission {
 async fn what_waits_is_ordered_and_announced_after_it_is_stored() {
     let (mut order, mut signals) = (MockOrder::new(), MockSignals::new());
     let queue = QueueName::new("demo_tasks").expect("a queue");
-    let place = Waiting { id: TaskId(1), queue: queue.clone(), priority: Default::default() };
+    let place = Waiting {
+        id: TaskId(1),
+        queue: queue.clone(),
+        priority: Default::default(),
+        suspicion: Default::default(),
+    };
     order.expect_push().withf(move |tasks| tasks == [place.clone()]).times(1).returning(|_| Ok(()));
     signals
         .expect_publish()
@@ -72,7 +93,7 @@ async fn what_waits_is_ordered_and_announced_after_it_is_stored() {
     let later = Submission { start: Start::After(Duration::from_secs(9)), ..noop() };
     let submitted =
         tasks(taking(), Some(order), signals).submit(&Tenant::default(), vec![noop(), later]).await;
-    let submitted = submitted.expect("submitted");
+    let submitted = created(submitted);
     assert_eq!(
         submitted.iter().map(|task| task.status).collect::<Vec<_>>(),
         [Status::Pending, Status::Scheduled]
@@ -85,7 +106,7 @@ async fn a_submission_succeeds_while_the_order_is_away() {
     let mut order = MockOrder::new();
     order.expect_push().times(1).returning(|_| Err(StoreError::Unavailable("connection refused".into())));
     let submitted = tasks(taking(), Some(order), silent()).submit(&Tenant::default(), vec![noop()]).await;
-    assert_eq!(submitted.expect("submitted")[0].id, TaskId(1));
+    assert_eq!(created(submitted)[0].id, TaskId(1));
 }
 
 #[tokio::test]
@@ -136,8 +157,8 @@ async fn limits_come_from_the_task_then_its_type() {
     let square =
         Submission::new(TaskType::new("math.square").expect("a type"), Json::parse("4").expect("JSON"));
     let short = Submission { time_limit: Some(Duration::from_secs(5)), ..square.clone() };
-    let submitted =
-        tasks(taking(), None, silent()).submit(&Tenant::default(), vec![square, short]).await.expect("ok");
+    let submitted = tasks(taking(), None, silent()).submit(&Tenant::default(), vec![square, short]).await;
+    let submitted = created(submitted);
     assert_eq!(submitted[0].limits.max_attempts, 2);
     assert_eq!(submitted[0].queue, QueueName::default_queue());
     assert_eq!(submitted[1].limits.time_limit, Duration::from_secs(5));
@@ -182,4 +203,150 @@ async fn health_names_what_is_away_and_whether_that_matters() {
         [(false, true), (true, false)]
     );
     assert!(health[0].error.as_deref().is_some_and(|error| error.contains("connection refused")));
+}
+
+#[tokio::test]
+async fn a_replay_is_answered_as_it_was_and_announced_to_nobody() {
+    let urgent = QueueName::new("urgent").expect("a queue");
+    let mut store = MockTaskStore::new();
+    store.expect_submit().returning(|_| {
+        Ok(vec![Submitted::Replayed(Receipt { id: TaskId(7), created_at: now(), run_at: None })])
+    });
+    let queue = urgent.clone();
+    store.expect_read().times(1).returning(move |_, ids| {
+        let ran = Task { queue: queue.clone(), attempt: 1, status: Status::Completed, ..example(ids[0]) };
+        Ok(vec![ran])
+    });
+    let outcome = tasks(store, Some(MockOrder::new()), MockSignals::new())
+        .submit(&Tenant::default(), vec![noop()])
+        .await;
+    let [Admission::Replayed(task)] = &outcome.expect("answered")[..] else { panic!("a replay") };
+    assert_eq!((task.id, task.status, task.attempt), (TaskId(7), Status::Pending, 0), "as it was then");
+    assert_eq!(task.queue, urgent, "where it was routed then");
+}
+
+#[tokio::test]
+async fn a_unique_task_is_answered_with_the_one_in_its_way() {
+    let mut store = MockTaskStore::new();
+    store.expect_submit().returning(|_| Ok(vec![Submitted::Existing(TaskId(3))]));
+    store.expect_read().returning(|_, ids| Ok(vec![Task { status: Status::Processing, ..example(ids[0]) }]));
+    let outcome = tasks(store, None, MockSignals::new()).submit(&Tenant::default(), vec![noop()]).await;
+    let [Admission::Existing(task)] = &outcome.expect("answered")[..] else { panic!("the existing one") };
+    assert_eq!((task.id, task.status), (TaskId(3), Status::Processing));
+}
+
+#[tokio::test]
+async fn a_window_and_states_that_mean_nothing_are_refused() {
+    let key = UniqueKey::new("report").expect("a key");
+    let unique = Unique { key, among: Vec::new(), window: Some(Duration::ZERO) };
+    let bad = Submission { unique: Some(unique), ..noop() };
+    let outcome =
+        tasks(MockTaskStore::new(), None, MockSignals::new()).submit(&Tenant::default(), vec![bad]).await;
+    let Err(SubmitError::Invalid(fields)) = outcome else { panic!("{outcome:?}") };
+    let named: Vec<_> = fields.iter().map(|field| field.field).collect();
+    assert_eq!(named, ["unique_states", "unique_window_seconds"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_with_too_many_waiting_is_asked_to_come_again() {
+    let mut store = taking();
+    let waiting = |status, count| QueueCounts { queue: QueueName::default_queue(), status, count };
+    store
+        .expect_counts()
+        .times(1)
+        .returning(move |_| Ok(vec![waiting(Status::Pending, 6), waiting(Status::Completed, 90)]));
+    store.expect_counts().returning(move |_| Ok(vec![waiting(Status::Scheduled, 1)]));
+    let tasks = tasks(store, None, silent()).with_waiting_limit(Some(8));
+    let tenant = Tenant::default();
+    created(tasks.submit(&tenant, vec![noop(), noop()]).await);
+    let full = tasks.submit(&tenant, vec![noop()]).await;
+    assert!(matches!(full, Err(SubmitError::TooManyWaiting { waiting: 8, limit: 8 })), "{full:?}");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    created(tasks.submit(&tenant, vec![noop()]).await);
+}
+
+/// A product of 1,200 failed tasks of which every third divided by zero.
+async fn failed() -> (Arc<MemoryStore>, Tasks) {
+    let store = Arc::new(MemoryStore::new(now()));
+    let signals = Arc::new(InProcessSignals::new());
+    let tasks = Tasks::new(store.clone(), None, signals, registry(), Arc::new(Routes::default()));
+    tasks.submit(&Tenant::default(), vec![noop(); 1_200]).await.expect("submitted");
+    crate::testing::fail_all(&store, |id| if id.0 % 3 == 0 { "division_by_zero" } else { "busy" }).await;
+    (store, tasks)
+}
+
+#[tokio::test]
+async fn what_failed_alike_runs_again_together() {
+    let (_store, tasks) = failed().await;
+    let tenant = Tenant::default();
+    let filter = TaskFilter { error_code: Some("division_by_zero".into()), ..TaskFilter::default() };
+    let first = tasks.retry_matching(&tenant, &filter, 150).await;
+    assert_eq!(first, Ok(Swept { changed: 150, more: true }));
+    let rest = tasks.retry_matching(&tenant, &filter, 10_000).await;
+    assert_eq!(rest, Ok(Swept { changed: 250, more: false }));
+    let groups = tasks.failures(&tenant).await.expect("readable");
+    assert_eq!(groups.iter().map(|group| (&*group.code, group.count)).collect::<Vec<_>>(), [("busy", 800)]);
+    let discarded = tasks.discard_matching(&tenant, &TaskFilter::default(), 10_000).await;
+    assert_eq!(discarded, Ok(Swept { changed: 800, more: false }), "those that wait again are spared");
+}
+
+#[tokio::test]
+async fn completed_tasks_are_swept_by_no_retry() {
+    let mut store = MockTaskStore::new();
+    store.expect_list().never();
+    let filter = TaskFilter { statuses: vec![Status::Completed], ..TaskFilter::default() };
+    let swept = tasks(store, None, MockSignals::new()).retry_matching(&Tenant::default(), &filter, 10).await;
+    assert_eq!(swept, Ok(Swept::default()));
+}
+
+#[tokio::test]
+async fn a_retry_is_ordered_and_announced() {
+    let place = Waiting {
+        id: TaskId(5),
+        queue: QueueName::default_queue(),
+        priority: Default::default(),
+        suspicion: Default::default(),
+    };
+    let mut store = MockTaskStore::new();
+    let there = place.clone();
+    store.expect_retry().returning(move |_, _| Ok(vec![RetryOutcome::Waiting(there.clone(), 4)]));
+    let mut order = MockOrder::new();
+    order.expect_push().withf(move |tasks| tasks == [place.clone()]).times(1).returning(|_| Ok(()));
+    let mut signals = MockSignals::new();
+    let state = Signal::State { task: TaskId(5), attempt: 4, status: Status::Pending };
+    signals.expect_publish().withf(move |news| news == [state.clone()]).times(1).returning(|_| ());
+    let work = Signal::Work(vec![QueueName::default_queue()]);
+    signals.expect_publish().withf(move |news| news == [work.clone()]).times(1).returning(|_| ());
+    let outcome = tasks(store, Some(order), signals)
+        .retry(&Tenant::default(), Retry { id: TaskId(5), input: None })
+        .await;
+    assert!(matches!(outcome, Ok(RetryOutcome::Waiting(..))));
+}
+
+fn example(id: TaskId) -> Task {
+    let Submission { task_type, input, .. } = noop();
+    Task {
+        id,
+        tenant: Tenant::default(),
+        task_type,
+        queue: QueueName::default_queue(),
+        priority: Default::default(),
+        input,
+        metadata: None,
+        limits: Limits::default(),
+        unique_key: None,
+        status: Status::Pending,
+        cancel_requested: false,
+        attempt: 0,
+        result: None,
+        details: None,
+        error: None,
+        progress: None,
+        created_at: now(),
+        updated_at: None,
+        run_at: None,
+        expires_at: None,
+        started_at: None,
+        completed_at: None,
+    }
 }

@@ -13,10 +13,11 @@ use serde::de::IgnoredAny;
 use tokio::sync::Notify;
 
 use crate::{
-    ports::{Claim, TaskStore, WorkStore, WorkerProfile},
+    ports::{Claim, TaskStore, WorkStore},
     registry::{Output, TaskTypeSpec},
     tasks::TaskEvent,
-    testing::{Product, queue},
+    testing::{Product, profile, queue},
+    worker::Shutdown,
 };
 use futures_util::StreamExt;
 
@@ -269,13 +270,7 @@ async fn the_stream_is_the_result_and_can_be_taken_up_anywhere() {
 async fn a_dead_workers_task_is_taken_over_and_a_late_answer_changes_nothing() {
     let product = Product::new([quick("demo.quick")]);
     let id = product.submit("demo.quick", |_| {}).await;
-    let profile = WorkerProfile {
-        name: domain::WorkerName::new("doomed@host").expect("a valid name"),
-        queues: Vec::new(),
-        concurrency: 1,
-        lease: seconds(12),
-    };
-    let doomed = product.store.register(&profile).await.expect("registered");
+    let doomed = product.store.register(&profile("doomed@host")).await.expect("registered");
     let claim = Claim::Next { queues: vec![(queue("demo_tasks"), 1)], limit: 1 };
     let claimed = product.store.claim(doomed, &claim).await.expect("claimed");
     assert_eq!(claimed[0].id, id);
@@ -349,4 +344,94 @@ async fn progress_is_visible_while_it_runs() {
     assert_eq!(product.read(id).await.progress.expect("stored").progress, progress);
     go_on.notify_one();
     assert_eq!(product.end_of(id).await.status, Status::Completed);
+}
+
+/// Each crash of a worker charges the heaviest suspects that it ran, so the third finds the cause.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_kills_its_worker_is_found_and_its_neighbours_are_spared() {
+    let running = Arc::new(std::sync::Mutex::new(Shutdown::default()));
+    let process = Arc::clone(&running);
+    let poison = TaskTypeSpec::new("demo.poison", "Kills its worker.", move |_, _: IgnoredAny| {
+        process.lock().expect("not poisoned").halt.cancel();
+        std::future::pending()
+    });
+    let slow = TaskTypeSpec::new("demo.slow", "Takes a second.", |_, _: IgnoredAny| async {
+        tokio::time::sleep(seconds(1)).await;
+        Output::of("done")
+    });
+    let product = Arc::new(Product::new([poison, slow]));
+    let mut innocent = Vec::new();
+    for _ in 0..150 {
+        innocent.push(product.submit("demo.slow", |_| {}).await);
+    }
+    let guilty = product.submit("demo.poison", |_| {}).await;
+    for _ in 0..150 {
+        innocent.push(product.submit("demo.slow", |_| {}).await);
+    }
+    tokio::spawn(product.upkeep().run(Default::default()));
+    let crashes = Arc::new(AtomicU32::new(0));
+    let supervisor = {
+        let (product, crashes) = (Arc::clone(&product), Arc::clone(&crashes));
+        tokio::spawn(async move {
+            loop {
+                let (shutdown, worker) = product.worker(1000);
+                *running.lock().expect("not poisoned") = shutdown;
+                worker.await.expect("no panic");
+                crashes.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    let task = product.end_of(guilty).await;
+    assert_eq!((task.status, task.error.expect("an error").code.as_str()), (Status::Failed, "poison"));
+    for id in innocent {
+        assert_eq!(product.end_of(id).await.status, Status::Completed);
+    }
+    assert_eq!(crashes.load(Ordering::Relaxed), 3);
+    supervisor.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_drains_after_as_many_tasks_as_it_may_run() {
+    let product = Product::new([quick("demo.quick")]);
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(product.submit("demo.quick", |_| {}).await);
+    }
+    let (_shutdown, worker) = product.worker_with(2, |config| config.max_tasks = Some(3));
+    worker.await.expect("it ends by itself");
+    let mut ended = 0;
+    for id in &ids {
+        let task = product.read(*id).await;
+        ended += u32::from(task.status == Status::Completed);
+        assert!(task.status == Status::Completed || task.attempt == 0, "no attempt is spent: {task:?}");
+    }
+    assert_eq!(ended, 3);
+    let _next = product.worker(2);
+    for id in ids {
+        assert_eq!(product.end_of(id).await.status, Status::Completed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_its_living_worker_never_ends_is_ended_from_outside() {
+    let product = Product::new([quick("demo.quick")]);
+    let id = product.submit("demo.quick", |task| task.time_limit = Some(seconds(30))).await;
+    let stuck = product.store.register(&profile("stuck@host")).await.expect("registered");
+    let claim = Claim::Next { queues: vec![(queue("demo_tasks"), 1)], limit: 1 };
+    assert_eq!(product.store.claim(stuck, &claim).await.expect("claimed")[0].id, id);
+    let store = Arc::clone(&product.store);
+    let beating = tokio::spawn(async move {
+        while store.heartbeat(stuck).await.expect("answered") {
+            tokio::time::sleep(seconds(3)).await;
+        }
+    });
+    tokio::spawn(product.upkeep().run(Default::default()));
+    let _worker = product.worker(4);
+    let task = product.end_of(id).await;
+    assert_eq!((task.status, task.attempt), (Status::Completed, 2), "another worker runs it");
+    let attempts = product.tasks.attempts(&Tenant::default(), id).await.expect("readable").expect("known");
+    assert_eq!(attempts[0].outcome, Some(AttemptOutcome::TimedOut));
+    assert_eq!(attempts[0].error.as_ref().expect("an error").code, "time_limit");
+    assert!(!beating.is_finished(), "the worker itself was left alone");
+    beating.abort();
 }
