@@ -12,6 +12,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use domain::{LeaseTerms, QueueName, Route, Routes, WorkerName};
 use providers_adapter::LatencyRange;
 
+pub use values::{parse_duration, parse_size, without_password};
+
+mod values;
+
 /// The file that is read when it exists and `--config` names no other.
 pub const DEFAULT_FILE: &str = "task-runner.toml";
 
@@ -47,6 +51,7 @@ pub const KEYS: &[Key] = &[
     key("redis_prefix", "task-runner", "what every key in Redis starts with"),
     key("listen", "127.0.0.1:8000", "where the API listens; keep it on loopback, there are no API keys yet"),
     key("api_prefix", "/api/v1", "what every route of the API starts with"),
+    key("waiting_limit", "", "most tasks that one tenant may have waiting, 429 beyond; empty for no limit"),
     key("allowed_hosts", "", "further Host names to answer to, comma separated; `*` for any"),
     Key { name: "openai_api_key", default: "", meaning: "key for the provider", secret: true },
     key(
@@ -62,8 +67,11 @@ pub const KEYS: &[Key] = &[
     key("worker_name", "worker@%h", "what people call this worker; %h is the host, %p the process id"),
     key("worker_queues", "", "queues to serve, comma separated; empty for every queue, also later ones"),
     key("worker_concurrency", "1000", "tasks in flight at once"),
+    key("worker_max_tasks", "", "a worker drains after so many tasks, for its supervisor to replace it"),
+    key("worker_max_memory", "", "a worker drains when it uses more than this, such as 512MB"),
     key("lease_seconds", "12", "a silent worker's tasks are taken over after about this long"),
     key("shutdown_grace", "10s", "how long a drain waits for running tasks before it gives them back"),
+    key("manual_retention", "", "failed tasks are discarded after this long, such as 720h; empty for never"),
     key("default_queue", "default", "where tasks go that no route claims"),
     key("log_format", "text", "text or json"),
     key("rust_log", "info", "what is logged, such as `info` or `task_runner=debug,info`"),
@@ -102,6 +110,8 @@ pub struct Config {
     pub api_prefix: String,
     /// Further Host names.
     pub allowed_hosts: Vec<String>,
+    /// Most waiting tasks of a tenant.
+    pub waiting_limit: Option<u64>,
     /// Who answers prompts.
     pub provider: Provider,
     /// The worker's name.
@@ -110,10 +120,16 @@ pub struct Config {
     pub worker_queues: Vec<QueueName>,
     /// The worker's slots.
     pub worker_concurrency: usize,
+    /// After how many tasks the worker drains.
+    pub worker_max_tasks: Option<u64>,
+    /// Above how many bytes the worker drains.
+    pub worker_max_memory: Option<u64>,
     /// The worker's lease.
     pub lease: LeaseTerms,
     /// The worker's patience at the end.
     pub shutdown_grace: Duration,
+    /// How long failed tasks wait for a person.
+    pub manual_retention: Option<Duration>,
     /// Which queue a type goes to.
     pub routes: Routes,
     /// JSON lines instead of text.
@@ -278,6 +294,11 @@ impl Layers {
         Ok(value)
     }
 
+    /// A number from 1 on; empty for none.
+    fn optional_number(&self, name: &str) -> Result<Option<u64>> {
+        self.optional(name).map(|_| self.number(name, 1, u64::MAX)).transpose()
+    }
+
     fn duration(&self, name: &str) -> Result<Duration> {
         parse_duration(self.text(name)).map_err(|why| self.bad(name, why))
     }
@@ -314,6 +335,7 @@ impl Layers {
                 .map_err(|error| anyhow!("{error}; give address:port, such as 127.0.0.1:8000"))?,
             api_prefix,
             allowed_hosts: self.list("allowed_hosts"),
+            waiting_limit: self.optional_number("waiting_limit")?,
             provider: self.provider()?,
             worker_name: self.worker_name()?,
             worker_queues: self
@@ -322,7 +344,16 @@ impl Layers {
                 .map(|name| QueueName::new(name).map_err(|error| self.bad("worker_queues", error)))
                 .collect::<Result<_>>()?,
             worker_concurrency: self.number("worker_concurrency", 1, 1_000_000)?,
+            worker_max_tasks: self.optional_number("worker_max_tasks")?,
+            worker_max_memory: self
+                .optional("worker_max_memory")
+                .map(|text| parse_size(&text).map_err(|why| self.bad("worker_max_memory", why)))
+                .transpose()?,
             lease,
+            manual_retention: self
+                .optional("manual_retention")
+                .map(|_| self.duration("manual_retention"))
+                .transpose()?,
             shutdown_grace: self.duration("shutdown_grace")?,
             routes: Routes::new(routes, fallback),
             json_logs,
@@ -388,37 +419,6 @@ fn read_routes(value: toml::Value) -> Result<Vec<Route>> {
     }
     let rules: Vec<Rule> = value.try_into().context("routes: a list of { pattern, queue } is expected")?;
     rules.into_iter().map(|rule| Ok(Route::new(rule.pattern, QueueName::new(rule.queue)?)?)).collect()
-}
-
-/// Reads `10s`, `500ms`, `1m`, `2h`, or a plain number of seconds.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit {
-        "ms" => 0.001,
-        "s" | "" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("{text:?} is not a duration such as 10s, 500ms, 5m or 1h")),
-    };
-    let number: f64 =
-        number.parse().map_err(|_| format!("{text:?} is not a duration such as 10s, 500ms, 5m or 1h"))?;
-    Duration::try_from_secs_f64(number * scale).map_err(|_| format!("{text:?} is too long"))
-}
-
-/// A URL as it may be shown: `scheme://user:***@host`.
-pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(authority_end);
-    match authority.rsplit_once('@') {
-        Some((user, host)) => match user.split_once(':') {
-            Some((user, _)) => format!("{scheme}://{user}:***@{host}{path}"),
-            None => url.to_owned(),
-        },
-        None => url.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -503,17 +503,5 @@ mod tests {
             );
         }
         assert!(document.contains(&table), "docs/configuration.md should contain:\n\n{table}");
-    }
-
-    #[test]
-    fn durations_have_units() {
-        for (text, millis) in
-            [("10s", 10_000), ("500ms", 500), ("1.5m", 90_000), ("2h", 7_200_000), ("3", 3000)]
-        {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["", "s", "-1s", "10 parsecs", "1e9h"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
     }
 }

@@ -6,5 +6,6 @@
 pub mod client;
 pub mod config;
 pub mod logs;
+mod memory;
 pub mod process;
 pub mod wiring;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Database},
-    logs,
+    logs, memory,
     wiring::{Wiring, api_config, worker_config},
 };
 
@@ -70,7 +70,7 @@ impl Process {
                 tracing::warn!(%address, "there are no API keys yet: whoever reaches this address can submit and read tasks");
             }
             let serving = http_adapter::serve(
-                wiring.tasks(),
+                wiring.tasks(&config),
                 api_config(&config),
                 listener,
                 stop_api.clone().cancelled_owned(),
@@ -80,6 +80,9 @@ impl Process {
         };
         if role == Role::Worker {
             banner(&config, role, &wiring, None);
+        }
+        if let Some(most) = config.worker_max_memory.filter(|_| role != Role::Api) {
+            tokio::spawn(memory::drain_above(most, shutdown.drain.clone()));
         }
         if role == Role::Api {
             shutdown.drain.cancelled().await;

@@ -9,7 +9,7 @@ use application::{
     registry::{Registry, TaskTypeSpec},
     task_types,
     tasks::Tasks,
-    upkeep::Upkeep,
+    upkeep::{Upkeep, UpkeepConfig},
     worker::{WorkerConfig, WorkerPorts},
 };
 use http_adapter::ApiConfig;
@@ -52,9 +52,9 @@ impl Wiring {
     }
 
     /// The clients' use cases.
-    pub fn tasks(&self) -> Tasks {
+    pub fn tasks(&self, config: &Config) -> Tasks {
         let WorkerPorts { store, order, signals, registry, routes, .. } = self.ports.clone();
-        Tasks::new(store, order, signals, registry, routes)
+        Tasks::new(store, order, signals, registry, routes).with_waiting_limit(config.waiting_limit)
     }
 
     /// What a worker needs.
@@ -64,8 +64,8 @@ impl Wiring {
 
     /// The upkeep of this process.
     pub fn upkeep(&self, config: &Config) -> Upkeep {
-        let WorkerPorts { store, order, signals, .. } = self.ports.clone();
-        Upkeep::new(store, order, signals, config.lease)
+        let config = UpkeepConfig { lease: config.lease, keep_failed: config.manual_retention };
+        Upkeep::new(self.ports.clone(), config)
     }
 }
 
@@ -77,6 +77,7 @@ pub fn worker_config(config: &Config) -> WorkerConfig {
         concurrency: config.worker_concurrency,
         lease: config.lease,
         grace: config.shutdown_grace,
+        max_tasks: config.worker_max_tasks,
     }
 }
 

@@ -32,6 +32,12 @@ struct Cli {
     /// Tasks in flight at once [env: WORKER_CONCURRENCY] [default: 1000].
     #[arg(long, short = 'c', value_name = "N")]
     concurrency: Option<usize>,
+    /// Drain after so many tasks, for a supervisor to start a fresh worker [env: WORKER_MAX_TASKS].
+    #[arg(long, value_name = "N")]
+    max_tasks: Option<u64>,
+    /// Drain when the process uses more memory than this, such as 512MB [env: WORKER_MAX_MEMORY].
+    #[arg(long, value_name = "SIZE")]
+    max_memory: Option<String>,
     /// What is logged [env: RUST_LOG] [default: info].
     #[arg(long, value_name = "FILTER")]
     loglevel: Option<String>,
@@ -46,6 +52,8 @@ async fn main() -> Result<()> {
     layers.flag("worker_queues", cli.queues);
     layers.flag("worker_name", cli.name);
     layers.flag("worker_concurrency", cli.concurrency);
+    layers.flag("worker_max_tasks", cli.max_tasks);
+    layers.flag("worker_max_memory", cli.max_memory);
     layers.flag("rust_log", cli.loglevel);
     Process::new(layers.config()?, Role::Worker).run().await
 }
