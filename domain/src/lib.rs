@@ -16,6 +16,7 @@ pub mod priority;
 pub mod progress;
 pub mod retry;
 pub mod routing;
+pub mod schedule;
 pub mod state;
 pub mod suspicion;
 pub mod task;
