@@ -13,6 +13,7 @@ pub mod memory;
 mod ordering;
 pub mod ports;
 pub mod registry;
+pub mod schedules;
 pub mod task_types;
 pub mod tasks;
 #[cfg(test)]

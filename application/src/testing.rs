@@ -16,6 +16,7 @@ use crate::{
         WorkerProfile,
     },
     registry::{Registry, TaskTypeSpec},
+    schedules::Schedules,
     tasks::{Submission, Tasks},
     upkeep::{Upkeep, UpkeepConfig},
     worker::{Shutdown, Worker, WorkerConfig, WorkerPorts},
@@ -76,6 +77,10 @@ impl Product {
 
     pub(crate) fn upkeep(&self) -> Upkeep {
         Upkeep::new(self.ports.clone(), UpkeepConfig::default())
+    }
+
+    pub(crate) fn schedules(&self) -> Schedules {
+        Schedules::new(Arc::clone(&self.store) as _, self.tasks.clone())
     }
 
     pub(crate) async fn submit(&self, task_type: &str, change: impl FnOnce(&mut Submission)) -> TaskId {

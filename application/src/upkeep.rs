@@ -1,5 +1,7 @@
 //! What every process does now and then, so that nothing waits for one that died: promote what is due, expire what is
-//! late, take over from dead workers, and put back what the order has lost.
+//! late, take over from dead workers, fire schedules, and put back what the order has lost.
+
+mod firing;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,6 +9,7 @@ use domain::{Change, ErrorClass, Event, Failure, LeaseTerms, RetryPolicy, State,
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::firing::fire_due;
 use crate::{
     ordering::{announce_waiting, refill},
     ports::{Applied, Orphan, Overdue, Overrunning, Settlement, Signal, StoreError, Waiting},
@@ -62,6 +65,8 @@ pub struct Round {
     pub overrun: usize,
     /// Old records removed.
     pub removed: usize,
+    /// Ticks of schedules that were fired or declared skipped.
+    pub ticks: usize,
 }
 
 impl Upkeep {
@@ -119,7 +124,9 @@ impl Upkeep {
         self.sweep().await?;
         let overrun = self.end_overruns().await?;
         let removed = self.remove_old_records().await?;
-        Ok(Round { promoted: promoted.len(), expired: expired.len(), buried, taken_over, overrun, removed })
+        let ticks = fire_due(&self.ports, STEP).await?;
+        let (promoted, expired) = (promoted.len(), expired.len());
+        Ok(Round { promoted, expired, buried, taken_over, overrun, removed, ticks })
     }
 
     /// Declares workers dead whose lease has run out, once it was watched unchanged for long enough on this process's

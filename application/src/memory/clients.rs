@@ -207,7 +207,7 @@ impl TaskStore for MemoryStore {
     }
 }
 
-fn submit(state: &mut State, task: &NewTask, now: Timestamp) -> Submitted {
+pub(super) fn submit(state: &mut State, task: &NewTask, now: Timestamp) -> Submitted {
     let key =
         task.idempotency.as_ref().map(|used| ((task.tenant.clone(), used.key.clone()), used.fingerprint));
     if let Some((key, fingerprint)) = &key

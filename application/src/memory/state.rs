@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use domain::{
     Attempt, AttemptOutcome, Change, Counters, Failure, Idempotency, IdempotencyKey, Json, NewTask, Priority,
     QueueName, State as TaskState, Status, Suspicion, Task, TaskId, Tenant, Timestamp, WorkerId, WorkerName,
-    task::ProgressReport,
+    schedule::ScheduleName, task::ProgressReport,
 };
 
+use super::schedules::KeptSchedule;
 use crate::ports::{Receipt, Waiting};
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) last_task: i64,
     pub(super) last_worker: i64,
+    pub(super) last_schedule: i64,
     pub(super) tasks: BTreeMap<TaskId, Entry>,
     /// PENDING tasks in order, suspects apart; no line without a task.
     pub(super) pending: BTreeMap<(QueueName, Suspicion), BTreeSet<(Priority, TaskId)>>,
@@ -24,6 +26,7 @@ pub(super) struct State {
     /// How many tasks stand where; no zeros.
     pub(super) counts: BTreeMap<(Tenant, QueueName, Status), u64>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) schedules: BTreeMap<(Tenant, ScheduleName), KeptSchedule>,
     /// When each queue was last served, so that queues take turns from claim to claim.
     pub(super) served: HashMap<QueueName, u64>,
 }

@@ -1,12 +1,13 @@
 //! What the use cases ask of the outside world.
 //!
 //! Ports are few, verb-shaped, object-safe and batch-shaped: one call carries a whole change, and no transaction
-//! crosses one. The store is one thing seen from three sides: clients ([`TaskStore`]), workers ([`WorkStore`]) and
-//! the upkeep that every process does ([`UpkeepStore`]). `tests/contract` holds every store to the promises that are
+//! crosses one. The store is one thing seen from four sides: clients ([`TaskStore`]), workers ([`WorkStore`]), the
+//! upkeep that every process does ([`UpkeepStore`]) and schedules ([`ScheduleStore`]). `tests/contract` holds every store to the promises that are
 //! written here.
 
 mod generate;
 mod order;
+mod schedules;
 mod signals;
 mod store;
 
@@ -14,6 +15,7 @@ pub use generate::{
     Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator, Usage,
 };
 pub use order::{Order, Popped, Waiting};
+pub use schedules::{DueSchedule, Fired, Firing, FiringRecord, Put, ScheduleStore};
 pub use signals::{Signal, SignalStream, Signals};
 pub use store::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
@@ -31,6 +33,6 @@ pub trait Chance: Send + Sync {
 
 #[cfg(any(test, feature = "mocks"))]
 pub use self::{
-    generate::MockTextGenerator, order::MockOrder, signals::MockSignals, store::MockTaskStore,
-    store::MockUpkeepStore, store::MockWorkStore,
+    generate::MockTextGenerator, order::MockOrder, schedules::MockScheduleStore, signals::MockSignals,
+    store::MockTaskStore, store::MockUpkeepStore, store::MockWorkStore,
 };

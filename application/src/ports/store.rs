@@ -8,7 +8,7 @@ use domain::{
     TaskType, Tenant, Timestamp, WorkerId, WorkerName,
 };
 
-use super::Waiting;
+use super::{ScheduleStore, Waiting};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +22,8 @@ pub enum StoreError {
 }
 
 /// Every side of one store.
-pub trait Store: TaskStore + WorkStore + UpkeepStore {}
-impl<T: TaskStore + WorkStore + UpkeepStore> Store for T {}
+pub trait Store: TaskStore + WorkStore + UpkeepStore + ScheduleStore {}
+impl<T: TaskStore + WorkStore + UpkeepStore + ScheduleStore> Store for T {}
 
 /// The clients' side.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]

@@ -123,12 +123,7 @@ impl Tasks {
         tenant: &Tenant,
         submissions: Vec<Submission>,
     ) -> Result<Vec<Admission>, SubmitError> {
-        let mut invalid = Vec::new();
-        let tasks: Vec<NewTask> =
-            submissions.into_iter().map(|submission| self.admit(tenant, submission, &mut invalid)).collect();
-        if !invalid.is_empty() {
-            return Err(SubmitError::Invalid(invalid));
-        }
+        let tasks = self.check_all(tenant, submissions)?;
         self.backlog.make_room(self.store.as_ref(), tenant, tasks.len()).await?;
         let outcomes = self.store.submit(&tasks).await?;
         let older = self.read_older(tenant, &outcomes).await?;
@@ -153,6 +148,20 @@ impl Tasks {
         }
         self.announce(&admissions).await;
         Ok(admissions)
+    }
+
+    /// What this submission would store; nothing is.
+    pub(crate) fn check(&self, tenant: &Tenant, submission: Submission) -> Result<NewTask, SubmitError> {
+        let mut invalid = Vec::new();
+        let task = self.admit(tenant, submission, &mut invalid);
+        if invalid.is_empty() { Ok(task) } else { Err(SubmitError::Invalid(invalid)) }
+    }
+
+    fn check_all(&self, tenant: &Tenant, submissions: Vec<Submission>) -> Result<Vec<NewTask>, SubmitError> {
+        let mut invalid = Vec::new();
+        let tasks =
+            submissions.into_iter().map(|submission| self.admit(tenant, submission, &mut invalid)).collect();
+        if invalid.is_empty() { Ok(tasks) } else { Err(SubmitError::Invalid(invalid)) }
     }
 
     /// The tasks that stood in the way of new ones.

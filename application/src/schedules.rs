@@ -1,0 +1,152 @@
+//! Schedules: what their owners do with them. The upkeep of every process fires them ([`crate::upkeep`]).
+
+use std::sync::Arc;
+
+use domain::{
+    Tenant, Timestamp,
+    schedule::{Cadence, CatchUp, NewSchedule, Overlap, Schedule, ScheduleName, Template},
+};
+
+use crate::{
+    ports::{FiringRecord, Put, Store, StoreError},
+    tasks::{Admission, Submission, SubmitError, Tasks},
+};
+
+/// The most schedules, or firings, on one page.
+pub const LARGEST_SCHEDULE_PAGE: usize = 500;
+/// The most coming ticks that are told.
+pub const MOST_COMING_TICKS: usize = 100;
+
+/// The use cases.
+#[derive(Clone)]
+pub struct Schedules {
+    store: Arc<dyn Store>,
+    tasks: Tasks,
+}
+
+/// A schedule as its owner asks for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScheduleRequest {
+    /// When it is due.
+    pub cadence: Cadence,
+    /// What becomes of missed ticks.
+    pub catch_up: CatchUp,
+    /// What becomes of a tick while the last task runs.
+    pub overlap: Overlap,
+    /// Whether it stands still.
+    pub paused: bool,
+    /// What it submits at each tick.
+    pub submission: Submission,
+}
+
+impl Schedules {
+    /// Wires the use cases; `tasks` checks what a schedule submits.
+    pub fn new(store: Arc<dyn Store>, tasks: Tasks) -> Self {
+        Self { store, tasks }
+    }
+
+    /// Keeps a schedule: a new one, or in place of the one of that name. Ticks before now are not looked at.
+    pub async fn put(
+        &self,
+        tenant: &Tenant,
+        name: ScheduleName,
+        request: ScheduleRequest,
+    ) -> Result<Put, SubmitError> {
+        let ScheduleRequest { cadence, catch_up, overlap, paused, submission } = request;
+        let task = self.tasks.check(tenant, submission)?;
+        let template = Template {
+            task_type: task.task_type,
+            queue: task.queue,
+            priority: task.priority,
+            input: task.input,
+            metadata: task.metadata,
+            limits: task.limits,
+        };
+        let spec = NewSchedule { tenant: tenant.clone(), name, cadence, catch_up, overlap, template, paused };
+        Ok(self.keep(spec).await?)
+    }
+
+    /// Lets a schedule stand still, or go on from now; `None` for an unknown one.
+    pub async fn pause(
+        &self,
+        tenant: &Tenant,
+        name: &ScheduleName,
+        paused: bool,
+    ) -> Result<Option<Schedule>, StoreError> {
+        let Some(schedule) = self.store.schedule(tenant, name).await? else { return Ok(None) };
+        if schedule.spec.paused == paused {
+            return Ok(Some(schedule));
+        }
+        match self.keep(NewSchedule { paused, ..schedule.spec }).await? {
+            Put::Created(schedule) | Put::Replaced(schedule) => Ok(Some(schedule)),
+        }
+    }
+
+    async fn keep(&self, spec: NewSchedule) -> Result<Put, StoreError> {
+        let now = self.store.ping().await?.now;
+        let next_tick = if spec.paused { None } else { spec.cadence.next_after(now) };
+        self.store.put_schedule(&spec, next_tick).await
+    }
+
+    /// One schedule.
+    pub async fn read(&self, tenant: &Tenant, name: &ScheduleName) -> Result<Option<Schedule>, StoreError> {
+        self.store.schedule(tenant, name).await
+    }
+
+    /// A page of schedules by name, at most [`LARGEST_SCHEDULE_PAGE`].
+    pub async fn list(
+        &self,
+        tenant: &Tenant,
+        after: Option<ScheduleName>,
+        limit: usize,
+    ) -> Result<Vec<Schedule>, StoreError> {
+        self.store.schedules(tenant, after, limit.clamp(1, LARGEST_SCHEDULE_PAGE)).await
+    }
+
+    /// Removes a schedule; its tasks stay. `false` for an unknown one.
+    pub async fn remove(&self, tenant: &Tenant, name: &ScheduleName) -> Result<bool, StoreError> {
+        self.store.remove_schedule(tenant, name).await
+    }
+
+    /// Submits a schedule's task now, beside its ticks; `None` for an unknown one.
+    pub async fn trigger(
+        &self,
+        tenant: &Tenant,
+        name: &ScheduleName,
+    ) -> Result<Option<Admission>, SubmitError> {
+        let Some(schedule) = self.store.schedule(tenant, name).await? else { return Ok(None) };
+        let Template { task_type, queue, priority, input, metadata, limits } = schedule.spec.template;
+        let submission = Submission {
+            queue: Some(queue),
+            priority: Some(priority),
+            max_attempts: Some(limits.max_attempts),
+            soft_time_limit: limits.soft_time_limit,
+            time_limit: Some(limits.time_limit),
+            metadata,
+            ..Submission::new(task_type, input)
+        };
+        Ok(self.tasks.submit(tenant, vec![submission]).await?.pop())
+    }
+
+    /// What became of a schedule's ticks, the latest first; `None` for an unknown one.
+    pub async fn firings(
+        &self,
+        tenant: &Tenant,
+        name: &ScheduleName,
+        before: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<Option<Vec<FiringRecord>>, StoreError> {
+        self.store.firings(tenant, name, before, limit.clamp(1, LARGEST_SCHEDULE_PAGE)).await
+    }
+
+    /// The next ticks of a schedule, at most [`MOST_COMING_TICKS`]; none while it is paused.
+    pub fn coming(schedule: &Schedule, count: usize) -> Vec<Timestamp> {
+        let cadence = &schedule.spec.cadence;
+        std::iter::successors(schedule.next_tick, |tick| cadence.next_after(*tick))
+            .take(count.min(MOST_COMING_TICKS))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
