@@ -27,7 +27,8 @@ impl Operation for Cancel {
         let mut transaction = connection.begin().await?;
         let ids = in_lock_order(self.ids.iter().copied());
         let held = sqlx::query(
-            "SELECT l.id, l.ready, l.worker IS NOT NULL AS running, l.cancel_requested, l.attempt, l.failures, l.crashes
+            "SELECT l.id, l.ready, l.worker IS NOT NULL AS running, l.cancel_requested, l.attempt, l.failures,
+                l.crashes, l.forgiven_failures, l.forgiven_crashes
              FROM unnest($2::bigint[]) AS asked (id)
              CROSS JOIN LATERAL (SELECT * FROM live WHERE live.id = asked.id AND live.tenant = $1 FOR UPDATE) l",
         )
@@ -86,7 +87,15 @@ impl Operation for Cancel {
             }
         }
         transaction.commit().await?;
-        Ok(self.ids.iter().map(|id| outcomes.get(&id.0).copied().unwrap_or(CancelOutcome::Unknown)).collect())
+        // A task that is named twice has ended when its turn comes again.
+        let again = |outcome: &mut CancelOutcome| match *outcome {
+            CancelOutcome::Cancelled => {
+                std::mem::replace(outcome, CancelOutcome::AlreadyEnded(Status::Cancelled))
+            }
+            other => other,
+        };
+        let answers = self.ids.iter().map(|id| outcomes.get_mut(&id.0).map(again));
+        Ok(answers.map(|answer| answer.unwrap_or(CancelOutcome::Unknown)).collect())
     }
 }
 
@@ -101,10 +110,13 @@ pub(crate) async fn end_waiting(
     sqlx::query_scalar(
         "WITH gone AS (
             DELETE FROM live WHERE id = ANY($1) AND worker IS NULL
-            RETURNING id, tenant, queue, ready, attempt, failures, crashes, started_at
+            RETURNING id, tenant, queue, ready, attempt, failures, crashes, forgiven_failures, forgiven_crashes, started_at
         ), ended AS (
-            INSERT INTO outcome (task, started_at, ended_at, attempt, failures, crashes, status, error)
-            SELECT id, started_at, coalesce($4, now()), attempt, failures, crashes, $2, $3 FROM gone
+            INSERT INTO outcome (task, started_at, ended_at, attempt, failures, crashes, forgiven_failures,
+                forgiven_crashes, status, error)
+            SELECT id, started_at, coalesce($4, now()), attempt, failures, crashes, forgiven_failures,
+                forgiven_crashes, $2, $3
+            FROM gone
         ), tallied AS (
             INSERT INTO tally_delta (tenant, queue, scheduled, pending, cancelled, expired)
             SELECT tenant, queue, -count(*) FILTER (WHERE NOT ready), -count(*) FILTER (WHERE ready),

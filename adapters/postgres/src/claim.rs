@@ -5,12 +5,14 @@
 //! finds nobody to claim for. Heartbeats are not in its way.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use application::ports::{Claim, ClaimedTask, Settlement, StoreError};
-use domain::{Change, Counters, End, Event, Failure, Json, QueueName, State, TaskId, WorkerId, decide};
+use domain::{
+    Change, Counters, End, Event, Failure, Json, QueueName, State, Suspicion, TaskId, WorkerId, decide,
+};
 use sqlx::{PgConnection, postgres::PgRow};
 use tokio::{sync::OwnedRwLockReadGuard, time::Instant};
 
@@ -20,12 +22,12 @@ use crate::{
     connections::Operation,
     error::Fault,
     ledger::Ledger,
-    rows::{self, counters, field, in_lock_order, limit},
+    rows::{self, counters, field, in_lock_order, lane, limit},
 };
 
-/// A claim of the rows of `live` that `$chosen` says, by worker `$1` at `$2`.
+/// A claim of the rows of `live` that `$chosen` says and that wait in `$lane`, by worker `$1` at `$2`.
 macro_rules! claim_tasks {
-    ($before:literal, $chosen:literal) => {
+    ($before:literal, $chosen:literal, $lane:literal) => {
         concat!(
             "WITH me AS MATERIALIZED (
                 SELECT id FROM worker WHERE id = $1 AND dead_at IS NULL AND retired_at IS NULL FOR KEY SHARE
@@ -36,8 +38,11 @@ macro_rules! claim_tasks {
                     started_at = coalesce($2, now()), changed_at = coalesce($2, now())
                 WHERE id = ANY(",
             $chosen,
-            ") AND ready AND worker IS NULL AND EXISTS (SELECT FROM me)
-                RETURNING id, tenant, queue, priority, attempt, failures, crashes, started_at
+            ") AND lane = ",
+            $lane,
+            " AND ready AND worker IS NULL AND EXISTS (SELECT FROM me)
+                RETURNING id, tenant, queue, priority, attempt, failures, crashes, forgiven_failures, forgiven_crashes,
+                    started_at
             ), batch AS (
                 INSERT INTO claim_batch (worker, ids) SELECT $1, array_agg(id) FROM taken HAVING count(*) > 0 RETURNING id
             ), tallied AS (
@@ -54,7 +59,7 @@ macro_rules! claim_tasks {
     };
 }
 
-pub(crate) const CLAIM_IDS: &str = claim_tasks!("", "$3");
+pub(crate) const CLAIM_IDS: &str = claim_tasks!("", "$3", "0");
 
 /// Of each queue (`$3`, at most `$4`) the first in order, and of all these the first `$5`. They are locked where they
 /// are found, so that claims that run at the same time take different tasks.
@@ -73,7 +78,27 @@ pub(crate) const CLAIM_NEXT: &str = claim_tasks!(
         ) candidate
         ORDER BY priority, turn, place LIMIT $5
     ), ",
-    "ARRAY(SELECT id FROM chosen)"
+    "ARRAY(SELECT id FROM chosen)",
+    "0"
+);
+
+/// The first `$4` suspects over these queues (`$3`) in the lane `$5`.
+pub(crate) const CLAIM_SUSPECTS: &str = claim_tasks!(
+    "chosen AS MATERIALIZED (
+        SELECT id FROM (
+            SELECT c.id, c.priority
+            FROM unnest($3::text[]) AS q (queue)
+            CROSS JOIN LATERAL (
+                SELECT id, priority FROM live
+                WHERE live.queue = q.queue AND live.lane = $5 AND live.ready AND live.worker IS NULL
+                ORDER BY live.priority, live.id LIMIT $4 FOR UPDATE SKIP LOCKED
+            ) c
+            WHERE EXISTS (SELECT FROM me)
+        ) candidate
+        ORDER BY priority, id LIMIT $4
+    ), ",
+    "ARRAY(SELECT id FROM chosen)",
+    "$5"
 );
 
 /// What one claim took.
@@ -85,7 +110,28 @@ struct Taken {
 
 enum Wanted {
     Ids(Vec<i64>),
-    Next { queues: Vec<(QueueName, usize)>, limit: usize },
+    Next {
+        queues: Vec<(QueueName, usize)>,
+        limit: usize,
+    },
+    /// Each queue once.
+    Suspects {
+        queues: Vec<QueueName>,
+        suspicion: Suspicion,
+        limit: usize,
+    },
+}
+
+impl Wanted {
+    fn is_nothing(&self) -> bool {
+        match self {
+            Self::Ids(ids) => ids.is_empty(),
+            Self::Next { queues, limit } => queues.is_empty() || *limit == 0,
+            Self::Suspects { queues, suspicion, limit } => {
+                queues.is_empty() || *limit == 0 || *suspicion == Suspicion::None
+            }
+        }
+    }
 }
 
 struct TakeTasks {
@@ -110,6 +156,11 @@ impl Operation for TakeTasks {
                 let each: Vec<_> = queues.iter().map(|(_, each)| limit((*each).min(*most))).collect();
                 let query = sqlx::query(CLAIM_NEXT).bind(self.worker.0).bind(self.clock.bind());
                 query.bind(names).bind(each).bind(limit(*most)).fetch_all(connection).await?
+            }
+            Wanted::Suspects { queues, suspicion, limit: most } => {
+                let names: Vec<_> = queues.iter().map(QueueName::as_str).collect();
+                let query = sqlx::query(CLAIM_SUSPECTS).bind(self.worker.0).bind(self.clock.bind());
+                query.bind(names).bind(limit(*most)).bind(lane(*suspicion)).fetch_all(connection).await?
             }
         };
         let tasks = Vec::with_capacity(rows.len());
@@ -155,12 +206,16 @@ impl PostgresStore {
         let wanted = match claim {
             Claim::Ids(ids) => Wanted::Ids(in_lock_order(ids.iter().copied())),
             Claim::Next { queues, limit } => Wanted::Next { queues: self.turns.order(queues), limit: *limit },
+            Claim::Suspects { queues, suspicion, limit } => {
+                let queues: BTreeSet<_> = queues.iter().cloned().collect();
+                Wanted::Suspects {
+                    queues: queues.into_iter().collect(),
+                    suspicion: *suspicion,
+                    limit: *limit,
+                }
+            }
         };
-        let nothing = match &wanted {
-            Wanted::Ids(ids) => ids.is_empty(),
-            Wanted::Next { queues, limit } => queues.is_empty() || *limit == 0,
-        };
-        if nothing {
+        if wanted.is_nothing() {
             return Ok(Vec::new());
         }
         let ledger = self.ledgers.of(worker);
@@ -190,6 +245,7 @@ impl PostgresStore {
                 tasks.sort_by_key(|task| place.get(&task.id).copied());
             }
             Claim::Next { .. } => self.turns.sort_and_note(&mut tasks),
+            Claim::Suspects { .. } => tasks.sort_by_key(|task| (task.priority, task.id)),
         }
         Ok(tasks)
     }
@@ -260,7 +316,7 @@ impl Operation for LostClaims {
         let rows = sqlx::query(
             "SELECT l.* FROM claim_batch b CROSS JOIN LATERAL unnest(b.ids) AS taken (id)
              CROSS JOIN LATERAL (
-                SELECT id, attempt, failures, crashes, cancel_requested FROM live
+                SELECT id, attempt, failures, crashes, forgiven_failures, forgiven_crashes, cancel_requested FROM live
                 WHERE live.id = taken.id AND live.worker = $1 LIMIT 1
              ) l
              WHERE b.worker = $1 AND NOT b.id = ANY($2)",

@@ -21,12 +21,12 @@ WITH due AS MATERIALIZED (
     ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), promoted AS (
     UPDATE live SET ready = true, due_at = NULL, changed_at = coalesce($1, now())
-    WHERE id = ANY(ARRAY(SELECT id FROM due)) RETURNING id, tenant, queue, priority
+    WHERE id = ANY(ARRAY(SELECT id FROM due)) RETURNING id, tenant, queue, priority, lane
 ), tallied AS (
     INSERT INTO tally_delta (tenant, queue, scheduled, pending)
     SELECT tenant, queue, -count(*), count(*) FROM promoted GROUP BY tenant, queue
 )
-SELECT id, queue, priority FROM promoted ORDER BY id";
+SELECT id, queue, priority, lane FROM promoted ORDER BY id";
 
 struct Promote {
     limit: usize,

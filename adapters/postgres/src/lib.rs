@@ -13,13 +13,18 @@ mod connections;
 mod delete;
 mod due;
 mod error;
+mod failed;
 mod history;
+mod keys;
 mod ledger;
 mod migrate;
+mod once;
 mod options;
+mod overrun;
 mod read;
 mod record;
 mod rescue;
+mod retry;
 mod rows;
 mod settle;
 mod submit;
@@ -30,9 +35,9 @@ mod worker;
 use std::{fmt, time::Duration};
 
 use application::ports::{
-    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan,
-    Overdue, ProgressRecord, QueueCounts, Receipt, Settlement, StoreError, TaskFilter, TaskStore,
-    UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
+    Health, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts, Retry, RetryOutcome,
+    Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
 use domain::{Attempt, NewTask, QueueName, Task, TaskId, Tenant, WorkerId};
@@ -98,7 +103,7 @@ impl fmt::Debug for PostgresStore {
 
 #[async_trait]
 impl TaskStore for PostgresStore {
-    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
         self.submit_tasks(tasks).await
     }
 
@@ -129,6 +134,18 @@ impl TaskStore for PostgresStore {
 
     async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError> {
         self.delete_tasks(tenant, ids).await
+    }
+
+    async fn retry(&self, tenant: &Tenant, tasks: &[Retry]) -> Result<Vec<RetryOutcome>, StoreError> {
+        self.retry_tasks(tenant, tasks).await
+    }
+
+    async fn discard(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DiscardOutcome>, StoreError> {
+        self.discard_tasks(tenant, ids).await
+    }
+
+    async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError> {
+        self.failure_groups(tenant, limit).await
     }
 
     async fn chunks_after(
@@ -213,5 +230,17 @@ impl UpkeepStore for PostgresStore {
 
     async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
         self.queues_that_wait().await
+    }
+
+    async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {
+        self.find_overrunning(grace, limit).await
+    }
+
+    async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
+        self.forget_old_keys(limit).await
+    }
+
+    async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.discard_old_failures(age, limit).await
     }
 }

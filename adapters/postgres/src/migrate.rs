@@ -2,7 +2,11 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use sqlx::{ConnectOptions, Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
+use sqlx::{
+    ConnectOptions, Connection, PgConnection,
+    migrate::{MigrateError, Migrator},
+    postgres::PgConnectOptions,
+};
 use tokio::time::{Instant, timeout};
 
 use crate::{PostgresError, options::parse_url};
@@ -13,7 +17,7 @@ fn migrations() -> Migrator {
 
 /// Held while migrating. The number is `task-run` in ASCII; it must never change.
 const LOCK: i64 = 0x7461_736b_2d72_756e;
-/// How long another process's migration is waited for.
+/// How long another process's migration, or whoever is in the way of ours, is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked whether that one has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -47,12 +51,52 @@ pub(crate) async fn migrate(url: &str) -> Result<usize, PostgresError> {
     let before = applied(&mut connection).await.map_err(unavailable)?.map_or(0, |versions| versions.len());
     let mut migrations = migrations();
     migrations.set_ignore_missing(true).set_locking(false);
-    let outcome = migrations.run_direct(None, &mut connection, false).await;
-    outcome.map_err(|error| PostgresError::Migration { place: place.clone(), reason: error.to_string() })?;
+    loop {
+        let outcome = match drop_unfinished_indexes(&mut connection).await {
+            Ok(()) => migrations.run_direct(None, &mut connection, false).await,
+            Err(error) => Err(error.into()),
+        };
+        match outcome {
+            Ok(()) => break,
+            // Whoever was in the way goes on; steps that were done stay done.
+            Err(error) if was_in_the_way(&error) && Instant::now() < deadline => {
+                tracing::info!(%error, "running programs were in the way of a migration; trying again");
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Err(error) => {
+                return Err(PostgresError::Migration { place: place.clone(), reason: error.to_string() });
+            }
+        }
+    }
     let after = applied(&mut connection).await.map_err(unavailable)?.map_or(0, |versions| versions.len());
     // The end of the session gives the lock back.
     connection.close().await.map_err(unavailable)?;
     Ok(after - before)
+}
+
+/// Whether a migration waited too long for a lock, or in a circle with others.
+fn was_in_the_way(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
+        return false;
+    };
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("55P03" | "40P01"))
+}
+
+/// An index whose building beside running programs was cut off stays behind, of no use, and would pass for the real one.
+async fn drop_unfinished_indexes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let unfinished: Vec<String> = sqlx::query_scalar(
+        "SELECT indexrelid::regclass::text FROM pg_index
+         WHERE NOT indisvalid AND indrelid IN (to_regclass('live'), to_regclass('task'), to_regclass('outcome'))",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for index in unfinished {
+        // The name comes quoted from the catalogue.
+        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(drop)).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {

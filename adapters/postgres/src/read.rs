@@ -1,17 +1,17 @@
 //! Reading tasks: by id, and as lists.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 
 use application::ports::{Health, ListPage, StoreError, TaskFilter};
 use domain::{Status, Task, TaskId, Tenant};
-use sqlx::{PgConnection, postgres::PgRow};
+use sqlx::{Connection, PgConnection, postgres::PgRow};
 
 use crate::{
     PostgresStore,
     clock::Clock,
     connections::Operation,
     error::Fault,
-    rows::{self, limit, select_tasks},
+    rows::{self, limit, moment, select_tasks},
 };
 
 struct Read {
@@ -47,30 +47,44 @@ impl Operation for List {
 
     /// Each statement walks one index downwards from the page's end, the one with the fewest rows to pass over.
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Task>, Fault> {
-        let statuses = &self.filter.statuses;
-        if statuses.is_empty() {
+        let Some(statuses) = self.wanted() else {
             return self.all(connection).await?.iter().map(rows::task).collect();
-        }
-        // In this order: a task that ends in between is seen twice rather than not at all, and the later sight counts.
-        let mut found = BTreeMap::new();
+        };
+        let unfinished = statuses.iter().any(|status| !status.is_terminal());
+        let ended = statuses.iter().any(|status| status.is_terminal());
         let mut rows = Vec::new();
-        if statuses.iter().any(|status| !status.is_terminal()) {
-            rows.extend(self.unfinished(connection).await?);
+        if unfinished && ended {
+            // Both in one sight of the database: tasks go from one side to the other, and back.
+            let mut sight = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+            rows.extend(self.unfinished(&mut sight, &statuses).await?);
+            rows.extend(self.ended(&mut sight, &statuses).await?);
+            sight.commit().await?;
+        } else if unfinished {
+            rows = self.unfinished(connection, &statuses).await?;
+        } else if ended {
+            rows = self.ended(connection, &statuses).await?;
         }
-        if statuses.contains(&Status::Completed) {
-            rows.extend(self.ended(connection).await?);
-        } else if statuses.iter().any(|status| status.is_terminal()) {
-            rows.extend(self.not_completed(connection).await?);
-        }
-        for row in &rows {
-            let task = rows::task(row)?;
-            found.insert(task.id, task);
-        }
-        Ok(found.into_values().rev().take(self.page.limit).collect())
+        let mut tasks = rows.iter().map(rows::task).collect::<Result<Vec<_>, _>>()?;
+        tasks.sort_unstable_by_key(|task| Reverse(task.id));
+        tasks.truncate(self.page.limit);
+        Ok(tasks)
     }
 }
 
 impl List {
+    /// The states in which a task can pass the filter; `None` for any.
+    fn wanted(&self) -> Option<Vec<Status>> {
+        let TaskFilter { statuses, error_code, ended_before, .. } = &self.filter;
+        let asked = if statuses.is_empty() { &Status::ALL[..] } else { statuses };
+        let possible = |status: &Status| match (error_code, ended_before) {
+            (Some(_), _) => status.is_terminal() && *status != Status::Completed,
+            (None, Some(_)) => status.is_terminal(),
+            (None, None) => true,
+        };
+        let wanted: Vec<_> = asked.iter().copied().filter(possible).collect();
+        (!statuses.is_empty() || wanted.len() < Status::ALL.len()).then_some(wanted)
+    }
+
     async fn all(&self, connection: &mut PgConnection) -> Result<Vec<PgRow>, sqlx::Error> {
         sqlx::query(select_tasks!(
             "FROM task t",
@@ -87,8 +101,12 @@ impl List {
         .await
     }
 
-    async fn unfinished(&self, connection: &mut PgConnection) -> Result<Vec<PgRow>, sqlx::Error> {
-        let wants = |status| self.filter.statuses.contains(&status);
+    async fn unfinished(
+        &self,
+        connection: &mut PgConnection,
+        statuses: &[Status],
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let wants = |status| statuses.contains(&status);
         sqlx::query(select_tasks!(
             "FROM live f JOIN task t ON t.id = f.id",
             "WHERE f.tenant = $1 AND f.id < $2 AND ($3::text IS NULL OR t.task_type = $3)
@@ -108,46 +126,47 @@ impl List {
         .await
     }
 
-    async fn ended(&self, connection: &mut PgConnection) -> Result<Vec<PgRow>, sqlx::Error> {
-        sqlx::query(select_tasks!(
-            "FROM outcome f JOIN task t ON t.id = f.task",
-            "WHERE t.tenant = $1 AND f.task < $2 AND ($3::text IS NULL OR t.task_type = $3)
-                AND ($4::text IS NULL OR t.queue = $4) AND f.status = ANY($6)
-             ORDER BY f.task DESC LIMIT $5"
-        ))
-        .bind(self.tenant.as_str())
-        .bind(self.before())
-        .bind(self.filter.task_type.as_ref().map(|task_type| task_type.as_str()))
-        .bind(self.filter.queue.as_ref().map(|queue| queue.as_str()))
-        .bind(limit(self.page.limit))
-        .bind(self.statuses())
-        .fetch_all(connection)
-        .await
-    }
-
-    async fn not_completed(&self, connection: &mut PgConnection) -> Result<Vec<PgRow>, sqlx::Error> {
-        sqlx::query(select_tasks!(
-            "FROM outcome f JOIN task t ON t.id = f.task",
-            "WHERE t.tenant = $1 AND f.task < $2 AND ($3::text IS NULL OR t.task_type = $3)
-                AND ($4::text IS NULL OR t.queue = $4) AND f.status <> 'COMPLETED' AND f.status = ANY($6)
-             ORDER BY f.task DESC LIMIT $5"
-        ))
-        .bind(self.tenant.as_str())
-        .bind(self.before())
-        .bind(self.filter.task_type.as_ref().map(|task_type| task_type.as_str()))
-        .bind(self.filter.queue.as_ref().map(|queue| queue.as_str()))
-        .bind(limit(self.page.limit))
-        .bind(self.statuses())
-        .fetch_all(connection)
-        .await
+    async fn ended(
+        &self,
+        connection: &mut PgConnection,
+        statuses: &[Status],
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        macro_rules! ended {
+            ($and:literal) => {
+                select_tasks!(
+                    "FROM outcome f JOIN task t ON t.id = f.task",
+                    concat!(
+                        "WHERE t.tenant = $1 AND f.task < $2 AND ($3::text IS NULL OR t.task_type = $3)
+                            AND ($4::text IS NULL OR t.queue = $4) AND f.status = ANY($6)
+                            AND ($7::text IS NULL OR f.error::json ->> 'code' = $7)
+                            AND ($8::timestamptz IS NULL OR f.ended_at < $8)",
+                        $and,
+                        " ORDER BY f.task DESC LIMIT $5"
+                    )
+                )
+            };
+        }
+        // Most tasks complete: without those there is an index of a few.
+        let sql = if statuses.contains(&Status::Completed) {
+            ended!("")
+        } else {
+            ended!(" AND f.status <> 'COMPLETED'")
+        };
+        sqlx::query(sql)
+            .bind(self.tenant.as_str())
+            .bind(self.before())
+            .bind(self.filter.task_type.as_ref().map(|task_type| task_type.as_str()))
+            .bind(self.filter.queue.as_ref().map(|queue| queue.as_str()))
+            .bind(limit(self.page.limit))
+            .bind(statuses.iter().map(|status| status.as_str()).collect::<Vec<_>>())
+            .bind(self.filter.error_code.as_deref())
+            .bind(self.filter.ended_before.map(moment))
+            .fetch_all(connection)
+            .await
     }
 
     fn before(&self) -> i64 {
         self.page.before.map_or(i64::MAX, |id| id.0)
-    }
-
-    fn statuses(&self) -> Vec<&'static str> {
-        self.filter.statuses.iter().map(|status| status.as_str()).collect()
     }
 }
 

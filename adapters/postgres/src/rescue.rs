@@ -7,8 +7,8 @@ use std::{
 };
 
 use application::ports::{Orphan, Overdue, StoreError};
-use domain::{TaskId, WorkerId};
-use sqlx::{PgConnection, postgres::PgRow};
+use domain::{Suspicion, TaskId, WorkerId};
+use sqlx::{Connection, PgConnection, postgres::PgRow};
 use tokio::time::Instant;
 
 use crate::{
@@ -55,22 +55,62 @@ impl Operation for Bury {
     type Output = bool;
 
     /// The lock waits for claims that are on their way (they hold the row FOR KEY SHARE, which a plain update would
-    /// not wait for), so everything that this worker holds is to be seen afterwards.
+    /// not wait for), so everything that this worker holds is to be seen by the statements after it.
     async fn run(&self, connection: &mut PgConnection) -> Result<bool, Fault> {
-        let buried = sqlx::query(
-            "WITH silent AS MATERIALIZED (
-                SELECT id FROM worker
-                WHERE id = $1 AND heartbeat_at = $2 AND dead_at IS NULL AND retired_at IS NULL FOR UPDATE
-             )
-             UPDATE worker SET dead_at = coalesce($3, now()) WHERE id = (SELECT id FROM silent)",
+        let mut transaction = connection.begin().await?;
+        let silent: Option<i64> = sqlx::query_scalar(
+            "SELECT id FROM worker
+             WHERE id = $1 AND heartbeat_at = $2 AND dead_at IS NULL AND retired_at IS NULL FOR UPDATE",
         )
         .bind(self.seen.worker.0)
         .bind(self.seen.last_heartbeat)
-        .bind(self.clock.bind())
-        .execute(connection)
+        .fetch_optional(&mut *transaction)
         .await?;
-        Ok(buried.rows_affected() > 0)
+        let Some(worker) = silent else {
+            // Now, not when the connection is next used: the row may be locked although it is not the one that was meant.
+            transaction.rollback().await?;
+            return Ok(false);
+        };
+        let heaviest = heaviest(&mut transaction, worker).await?;
+        sqlx::query("UPDATE worker SET dead_at = coalesce($2, now()), heaviest = $3 WHERE id = $1")
+            .bind(worker)
+            .bind(self.clock.bind())
+            .bind(i16::from(heaviest.level()))
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(true)
     }
+}
+
+/// The heaviest suspicion among all that this worker holds: worked out once, when it is dead, since its tasks are
+/// taken over page by page.
+async fn heaviest(connection: &mut PgConnection, worker: i64) -> Result<Suspicion, Fault> {
+    let crashes: Option<i32> = sqlx::query_scalar(
+        "SELECT max(l.crashes - coalesce(l.forgiven_crashes, 0))
+         FROM claim_batch b CROSS JOIN LATERAL unnest(b.ids) AS taken (id)
+         CROSS JOIN LATERAL (
+            SELECT crashes, forgiven_crashes FROM live WHERE live.id = taken.id AND live.worker = $1 LIMIT 1
+         ) l
+         WHERE b.worker = $1",
+    )
+    .bind(worker)
+    .fetch_one(connection)
+    .await?;
+    Ok(Suspicion::after(crashes.and_then(|crashes| u32::try_from(crashes).ok()).unwrap_or(0)))
+}
+
+/// Where a program of the schema before this one buried a worker, nobody has looked at what it held.
+async fn weigh(connection: &mut PgConnection, workers: &[i64]) -> Result<(), Fault> {
+    for worker in workers {
+        let heaviest = heaviest(connection, *worker).await?;
+        sqlx::query("UPDATE worker SET heaviest = $2 WHERE id = $1 AND heaviest IS NULL")
+            .bind(worker)
+            .bind(i16::from(heaviest.level()))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// What workers that are gone hold by their batches.
@@ -83,23 +123,33 @@ impl Operation for ByBatches {
     type Output = Vec<Orphan>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Orphan>, Fault> {
-        let gone: Vec<i64> = sqlx::query_scalar(
-            "SELECT id FROM worker
+        let rows = sqlx::query(
+            "SELECT id, dead_at IS NOT NULL AND heaviest IS NULL AS unweighed FROM worker
              WHERE (dead_at IS NOT NULL OR retired_at IS NOT NULL) AND released_at IS NULL ORDER BY id LIMIT 1000",
         )
         .fetch_all(&mut *connection)
         .await?;
-        if gone.is_empty() {
+        if rows.is_empty() {
             return Ok(Vec::new());
         }
+        let (mut gone, mut unweighed) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in &rows {
+            let worker: i64 = field(row, "id")?;
+            gone.push(worker);
+            if field(row, "unweighed")? {
+                unweighed.push(worker);
+            }
+        }
+        weigh(connection, &unweighed).await?;
         let rows = sqlx::query(
-            "SELECT l.*, w.retired_at IS NOT NULL AS worker_retired
+            "SELECT l.*, w.retired_at IS NOT NULL AS worker_retired, w.heaviest
              FROM unnest($1::bigint[]) AS gone (worker)
              JOIN worker w ON w.id = gone.worker
              JOIN claim_batch b ON b.worker = gone.worker
              CROSS JOIN LATERAL unnest(b.ids) AS taken (id)
              CROSS JOIN LATERAL (
-                SELECT id, worker, attempt, failures, crashes, cancel_requested, queue, priority
+                SELECT id, worker, attempt, failures, crashes, forgiven_failures, forgiven_crashes, cancel_requested,
+                    queue, priority, lane
                 FROM live WHERE live.id = taken.id AND live.worker = gone.worker LIMIT 1
              ) l
              LIMIT $2",
@@ -136,11 +186,17 @@ impl Operation for ByBatches {
 }
 
 fn orphan(row: &PgRow) -> Result<Orphan, Fault> {
+    let counters = counters(row)?;
+    let worker_retired = field(row, "worker_retired")?;
+    let level = field::<Option<i16>>(row, "heaviest")?.and_then(|level| u8::try_from(level).ok());
+    // What the audit finds was not seen at the burial: it may weigh more than all that was.
+    let least = if worker_retired { Suspicion::None } else { counters.suspicion() };
     Ok(Orphan {
         id: TaskId(field(row, "id")?),
         worker: WorkerId(field(row, "worker")?),
-        worker_retired: field(row, "worker_retired")?,
-        counters: counters(row)?,
+        worker_retired,
+        counters,
+        heaviest: Suspicion::from_level(level.unwrap_or(0)).max(least),
         cancel_requested: field(row, "cancel_requested")?,
         waiting: rows::waiting(row)?,
     })
@@ -172,12 +228,13 @@ impl Operation for AuditPage {
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Fault> {
         let rows = sqlx::query(
             "WITH page AS MATERIALIZED (
-                SELECT id, worker, attempt, failures, crashes, cancel_requested, queue, priority
+                SELECT id, worker, attempt, failures, crashes, forgiven_failures, forgiven_crashes, cancel_requested,
+                    queue, priority, lane
                 FROM live WHERE id > $1 ORDER BY id LIMIT $2
              )
              SELECT (SELECT CASE WHEN count(*) = $2 THEN max(id) END FROM page) AS last, o.*
              FROM (SELECT) AS once LEFT JOIN LATERAL (
-                SELECT page.*, coalesce(w.retired_at IS NOT NULL, false) AS worker_retired
+                SELECT page.*, coalesce(w.retired_at IS NOT NULL, false) AS worker_retired, w.heaviest
                 FROM page LEFT JOIN worker w ON w.id = page.worker
                 WHERE page.worker IS NOT NULL
                     AND (w.id IS NULL OR w.dead_at IS NOT NULL OR w.retired_at IS NOT NULL)

@@ -4,8 +4,8 @@ use std::{borrow::Cow, str::FromStr, time::Duration};
 
 use application::ports::Waiting;
 use domain::{
-    Counters, ErrorClass, Failure, Json, Limits, Priority, QueueName, Status, Task, TaskId, Timestamp,
-    progress::Progress, task::ProgressReport,
+    Counters, ErrorClass, Failure, Json, Limits, Priority, QueueName, Status, Suspicion, Task, TaskId,
+    Timestamp, UniqueKey, progress::Progress, task::ProgressReport,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow, postgres::types::PgInterval};
@@ -14,10 +14,10 @@ use crate::error::Fault;
 
 /// The columns of [`task`] for the rows of `task` that are called `t`, followed by the rest of the statement.
 macro_rules! select_tasks {
-    ($from:literal, $rest:literal) => {
+    ($from:expr, $rest:expr) => {
         concat!(
             "SELECT t.id, t.tenant, t.task_type, t.queue, t.priority, t.input, t.metadata, t.max_attempts,
-                t.soft_time_limit, t.time_limit, t.created_at, t.expires_at,
+                t.soft_time_limit, t.time_limit, t.unique_key, t.created_at, t.expires_at,
                 coalesce(o.status, CASE WHEN l.worker IS NOT NULL THEN 'PROCESSING'
                                         WHEN l.ready THEN 'PENDING' WHEN NOT l.ready THEN 'SCHEDULED' END) AS status,
                 coalesce(l.cancel_requested, false) AS cancel_requested,
@@ -55,15 +55,25 @@ pub(crate) fn name<T: FromStr<Err = domain::InvalidName>>(row: &PgRow, column: &
 }
 
 pub(crate) fn count(row: &PgRow, column: &str) -> Result<u32, Fault> {
-    let value: i32 = field(row, column)?;
+    not_below_zero(column, field(row, column)?)
+}
+
+fn count_or_zero(row: &PgRow, column: &str) -> Result<u32, Fault> {
+    not_below_zero(column, field::<Option<i32>>(row, column)?.unwrap_or(0))
+}
+
+fn not_below_zero(column: &str, value: i32) -> Result<u32, Fault> {
     u32::try_from(value).map_err(|_| Fault::Unreadable(format!("{column} is {value}, which is below zero")))
 }
 
+/// The columns `attempt`, `failures`, `crashes`, `forgiven_failures` and `forgiven_crashes`.
 pub(crate) fn counters(row: &PgRow) -> Result<Counters, Fault> {
     Ok(Counters {
         attempt: count(row, "attempt")?,
         failures: count(row, "failures")?,
         crashes: count(row, "crashes")?,
+        forgiven_failures: count_or_zero(row, "forgiven_failures")?,
+        forgiven_crashes: count_or_zero(row, "forgiven_crashes")?,
     })
 }
 
@@ -88,12 +98,25 @@ pub(crate) fn limits(row: &PgRow) -> Result<Limits, Fault> {
     })
 }
 
-/// A task's place in the order.
+/// The lane in which tasks of this suspicion wait: claims of the ordinary ones never pass over a suspect.
+pub(crate) fn lane(suspicion: Suspicion) -> i32 {
+    -i32::from(suspicion.level())
+}
+
+fn suspicion(lane: i32) -> Suspicion {
+    match lane {
+        0.. => Suspicion::None,
+        below => Suspicion::from_level(u8::try_from(below.unsigned_abs()).unwrap_or(u8::MAX)),
+    }
+}
+
+/// A task's place in the order. Its suspicion is the one of the lane where it waits, which a claim goes by.
 pub(crate) fn waiting(row: &PgRow) -> Result<Waiting, Fault> {
     Ok(Waiting {
         id: TaskId(field(row, "id")?),
         queue: name::<QueueName>(row, "queue")?,
         priority: priority(row)?,
+        suspicion: suspicion(field(row, "lane")?),
     })
 }
 
@@ -116,6 +139,10 @@ fn read_task(row: &PgRow, id: TaskId) -> Result<Task, Fault> {
         input: Json::from_stored(field(row, "input")?),
         metadata: json(row, "metadata")?,
         limits: limits(row)?,
+        unique_key: match field::<Option<&str>>(row, "unique_key")? {
+            Some(_) => Some(name::<UniqueKey>(row, "unique_key")?),
+            None => None,
+        },
         status: status(row, "status")?,
         cancel_requested: field(row, "cancel_requested")?,
         attempt: count(row, "attempt")?,
@@ -240,6 +267,13 @@ mod tests {
         assert_eq!(moment(Timestamp::UNIX_EPOCH), Timestamp::UNIX_EPOCH);
         assert!(interval(Duration::MAX).microseconds > 0);
         assert_eq!(interval(Duration::from_micros(7)).microseconds, 7);
+    }
+
+    #[test]
+    fn each_suspicion_has_its_lane() {
+        assert_eq!(Suspicion::ALL.map(lane), [0, -1, -2]);
+        assert_eq!(Suspicion::ALL.map(|degree| suspicion(lane(degree))), Suspicion::ALL);
+        assert_eq!((suspicion(7), suspicion(i32::MIN)), (Suspicion::None, Suspicion::Alone));
     }
 
     #[test]

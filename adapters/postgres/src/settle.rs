@@ -14,24 +14,24 @@ use crate::{
     clock::Clock,
     connections::Operation,
     error::Fault,
-    rows::{count, failure_text, field, integer, interval},
+    rows::{count, failure_text, field, integer, interval, lane},
 };
 
 pub(crate) const FINISH: &str = "
 WITH held AS MATERIALIZED (
-    SELECT s.*, l.tenant, l.queue, l.started_at
+    SELECT s.*, l.tenant, l.queue, l.started_at, l.forgiven_failures, l.forgiven_crashes
     FROM unnest($4::bigint[], $5::integer[], $6::text[], $7::text[], $8::integer[], $9::integer[],
         $10::text[], $11::text[], $12::text[])
         AS s (task, attempt, status, attempt_outcome, failures, crashes, result, details, error)
     CROSS JOIN LATERAL (
-        SELECT tenant, queue, started_at FROM live
+        SELECT tenant, queue, started_at, forgiven_failures, forgiven_crashes FROM live
         WHERE live.id = s.task AND live.attempt = s.attempt AND live.worker = $1 FOR UPDATE
     ) l
 ), ended AS (
-    INSERT INTO outcome (task, worker, started_at, ended_at, attempt, failures, crashes, status, attempt_outcome,
-        result, details, error)
-    SELECT task, $1, started_at, coalesce($2, now()), attempt, failures, crashes, status, attempt_outcome,
-        result, details, error
+    INSERT INTO outcome (task, worker, started_at, ended_at, attempt, failures, crashes, forgiven_failures,
+        forgiven_crashes, status, attempt_outcome, result, details, error)
+    SELECT task, $1, started_at, coalesce($2, now()), attempt, failures, crashes, forgiven_failures,
+        forgiven_crashes, status, attempt_outcome, result, details, error
     FROM held
 ), gone AS (
     DELETE FROM live WHERE id = ANY(ARRAY(SELECT task FROM held))
@@ -49,9 +49,9 @@ SELECT task, attempt, false AS refused FROM held";
 pub(crate) const WAIT: &str = "
 WITH held AS MATERIALIZED (
     SELECT s.*, l.tenant, l.queue, l.started_at, l.cancel_requested AND NOT s.knew_of_cancel AS refused
-    FROM unnest($4::bigint[], $5::integer[], $6::interval[], $7::integer[], $8::integer[], $9::boolean[],
+    FROM unnest($4::bigint[], $5::integer[], $6::interval[], $7::integer[], $8::integer[], $9::integer[],
         $10::text[], $11::text[], $12::boolean[])
-        AS s (task, attempt, after, failures, crashes, suspect, outcome, error, knew_of_cancel)
+        AS s (task, attempt, after, failures, crashes, lane, outcome, error, knew_of_cancel)
     CROSS JOIN LATERAL (
         SELECT tenant, queue, started_at, cancel_requested FROM live
         WHERE live.id = s.task AND live.attempt = s.attempt AND live.worker = $1 FOR UPDATE
@@ -59,7 +59,7 @@ WITH held AS MATERIALIZED (
 ), back AS (
     UPDATE live SET worker = NULL, ready = held.after = interval '0',
         due_at = CASE WHEN held.after > interval '0' THEN coalesce($2, now()) + held.after END,
-        failures = held.failures, crashes = held.crashes, suspect = held.suspect, cancel_requested = false,
+        failures = held.failures, crashes = held.crashes, lane = held.lane, cancel_requested = false,
         error = held.error, changed_at = coalesce($2, now())
     FROM held WHERE live.id = held.task AND NOT held.refused
 ), kept AS (
@@ -97,20 +97,22 @@ impl Operation for Settle {
 
         let (mut failures, mut crashes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         let (mut statuses, mut outcomes) = (Vec::new(), Vec::new());
-        let (mut waits, mut suspects) = (Vec::new(), Vec::new());
+        let (mut waits, mut lanes) = (Vec::new(), Vec::new());
         for settlement in settlements {
             let (counters, error) = match &settlement.change {
                 Change::Finish { end, counters, error } => {
                     statuses.push(Status::from(*end).as_str());
                     (counters, error)
                 }
-                Change::Wait { after, counters, suspect, outcome: _, error } => {
+                Change::Wait { after, counters, outcome: _, error } => {
                     waits.push(interval(*after));
-                    suspects.push(*suspect);
+                    lanes.push(lane(counters.suspicion()));
                     (counters, error)
                 }
                 // Never chosen for a statement: see `settle_attempts`.
-                Change::BecomePending | Change::Start | Change::RequestCancel => continue,
+                Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => {
+                    continue;
+                }
             };
             failures.push(integer(counters.failures));
             crashes.push(integer(counters.crashes));
@@ -126,7 +128,7 @@ impl Operation for Settle {
             query.bind(results).bind(details).bind(errors)
         } else {
             let knew: Vec<_> = settlements.iter().map(|settlement| settlement.knew_of_cancel).collect();
-            let query = query.bind(waits).bind(failures).bind(crashes).bind(suspects);
+            let query = query.bind(waits).bind(failures).bind(crashes).bind(lanes);
             query.bind(outcomes).bind(errors).bind(knew)
         };
         let rows = query.fetch_all(connection).await?;
@@ -152,7 +154,7 @@ impl Operation for AppliedBefore {
     async fn run(&self, connection: &mut PgConnection) -> Result<HashSet<usize>, Fault> {
         let tasks: Vec<_> = self.settlements.iter().map(|(_, settlement)| settlement.task.0).collect();
         let rows = sqlx::query(
-            "SELECT task, attempt, status AS verdict FROM outcome WHERE task = ANY($1) AND worker = $2
+            "SELECT task, attempt, attempt_outcome AS verdict FROM outcome WHERE task = ANY($1) AND worker = $2
              UNION ALL
              SELECT task, attempt, outcome AS verdict FROM attempt WHERE task = ANY($1) AND worker = $2",
         )
@@ -165,16 +167,14 @@ impl Operation for AppliedBefore {
             kept.insert((
                 field::<i64>(row, "task")?,
                 field::<i32>(row, "attempt")?,
-                field::<String>(row, "verdict")?,
+                field::<Option<String>>(row, "verdict")?,
             ));
         }
         let holds = |settlement: &Settlement| {
-            let verdict = match &settlement.change {
-                Change::Finish { end, .. } => Status::from(*end).as_str(),
-                Change::Wait { outcome, .. } => outcome.as_str(),
-                Change::BecomePending | Change::Start | Change::RequestCancel => return false,
-            };
-            kept.contains(&(settlement.task.0, integer(settlement.attempt), verdict.to_owned()))
+            // A task that was run again since has the record of the attempt, where its outcome was.
+            let Some(verdict) = settlement.change.attempt_outcome() else { return false };
+            let verdict = Some(verdict.as_str().to_owned());
+            kept.contains(&(settlement.task.0, integer(settlement.attempt), verdict))
         };
         Ok(self
             .settlements
@@ -201,7 +201,9 @@ impl PostgresStore {
             let of_kind = |place: &usize| match settlements[*place].change {
                 Change::Finish { .. } => ends,
                 Change::Wait { .. } => !ends,
-                Change::BecomePending | Change::Start | Change::RequestCancel => false,
+                Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => {
+                    false
+                }
             };
             let mut batch: Vec<_> = places.values().copied().filter(of_kind).collect();
             if batch.is_empty() {

@@ -1,71 +1,129 @@
-//! Submissions: one statement for a batch, whatever its size.
+//! Submissions: one statement for a batch, whatever its size. What has to be looked up first is in [`crate::once`].
 
-use application::ports::{Receipt, StoreError};
-use domain::{NewTask, Start, TaskId};
-use sqlx::PgConnection;
+use application::ports::{Receipt, StoreError, Submitted};
+use domain::{NewTask, Start, TaskId, Timestamp};
+use sqlx::{PgConnection, Postgres, postgres::PgArguments, query::Query};
 
 use crate::{
     PostgresStore,
     clock::Clock,
     connections::Operation,
     error::Fault,
+    once::SubmitOnce,
     rows::{field, integer, interval, micros, moment},
 };
 
-struct Submit {
-    tasks: Vec<NewTask>,
-    clock: Clock,
-}
-
-impl PostgresStore {
-    pub(crate) async fn submit_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
-        if tasks.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.tallied();
-        self.connections.run(Submit { tasks: tasks.to_vec(), clock: self.clock.clone() }).await
-    }
-}
-
-impl Operation for Submit {
-    type Output = Vec<Receipt>;
-
-    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Receipt>, Fault> {
-        let tasks = &self.tasks;
-        macro_rules! column {
-            (|$task:ident| $value:expr) => {
-                tasks.iter().map(|$task| $value).collect::<Vec<_>>()
-            };
-        }
-        // Ids are drawn from the sequence in the order of the batch: the numbering stands above the ordered rows.
-        let rows = sqlx::query(
+/// Stores a batch. `$arrays` and `$names` are what is given beyond a plain submission, `$kept` what of it is a column of
+/// both `task` and `live`, and `$and` one more part of the statement.
+macro_rules! submit {
+    ($arrays:literal, $names:literal, $kept:literal, $and:literal) => {
+        concat!(
+            // Ids are drawn from the sequence in the order of the batch: the numbering stands above the ordered rows.
             "WITH submitted AS MATERIALIZED (
                 SELECT nextval('task_id') AS id, coalesce($1, now()) AS created_at,
                     CASE WHEN s.start_at > coalesce($1, now()) THEN s.start_at
                          WHEN s.delay > interval '0' THEN coalesce($1, now()) + s.delay END AS run_at, s.*
                 FROM (
                     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::text[],
-                        $8::timestamptz[], $9::interval[], $10::timestamptz[], $11::integer[], $12::bigint[], $13::bigint[])
+                        $8::timestamptz[], $9::interval[], $10::timestamptz[], $11::integer[], $12::bigint[], $13::bigint[]",
+            $arrays,
+            ")
                     WITH ORDINALITY AS batch (tenant, task_type, queue, priority, input, metadata,
-                        start_at, delay, expires_at, max_attempts, soft_time_limit, time_limit, place)
+                        start_at, delay, expires_at, max_attempts, soft_time_limit, time_limit",
+            $names,
+            ", place)
                     ORDER BY place
                 ) s
             ), kept AS (
                 INSERT INTO task (id, created_at, expires_at, soft_time_limit, time_limit, max_attempts, priority,
-                    tenant, task_type, queue, input, metadata)
+                    tenant, task_type, queue, input, metadata",
+            $kept,
+            ")
                 SELECT id, created_at, expires_at, soft_time_limit, time_limit, max_attempts, priority,
-                    tenant, task_type, queue, input, metadata
+                    tenant, task_type, queue, input, metadata",
+            $kept,
+            "
                 FROM submitted
             ), begun AS (
-                INSERT INTO live (id, tenant, queue, priority, ready, due_at, expires_at)
-                SELECT id, tenant, queue, priority, run_at IS NULL, run_at, expires_at FROM submitted
+                INSERT INTO live (id, tenant, queue, priority, ready, due_at, expires_at",
+            $kept,
+            ")
+                SELECT id, tenant, queue, priority, run_at IS NULL, run_at, expires_at",
+            $kept,
+            " FROM submitted
             ), tallied AS (
                 INSERT INTO tally_delta (tenant, queue, scheduled, pending)
                 SELECT tenant, queue, count(run_at), count(*) - count(run_at) FROM submitted GROUP BY tenant, queue
-            )
-            SELECT id, created_at, run_at FROM submitted ORDER BY place",
+            )",
+            $and,
+            " SELECT id, created_at, run_at FROM submitted ORDER BY place"
         )
-        .bind(self.clock.bind())
+    };
+}
+
+const SUBMIT: &str = submit!("", "", "", "");
+
+/// As [`SUBMIT`], with keys. An idempotency key that is there already is one whose time is over: the caller has looked.
+const SUBMIT_WITH_KEYS: &str = submit!(
+    ", $14::text[], $15::text[], $16::bytea[]",
+    ", unique_key, key, fingerprint",
+    ", unique_key",
+    ", remembered AS (
+        INSERT INTO idempotency_key (tenant, key, fingerprint, task, created_at, run_at)
+        SELECT tenant, key, fingerprint, id, created_at, run_at FROM submitted WHERE key IS NOT NULL
+        ON CONFLICT (tenant, key) DO UPDATE SET fingerprint = excluded.fingerprint, task = excluded.task,
+            created_at = excluded.created_at, run_at = excluded.run_at
+    )"
+);
+
+struct Submit {
+    tasks: Vec<NewTask>,
+    clock: Clock,
+}
+
+impl Operation for Submit {
+    type Output = Vec<Submitted>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Submitted>, Fault> {
+        let tasks: Vec<_> = self.tasks.iter().collect();
+        let rows = bind(SUBMIT, &tasks, self.clock.bind()).fetch_all(connection).await?;
+        rows.iter().map(|row| Ok(Submitted::New(receipt(row)?))).collect()
+    }
+}
+
+/// Stores tasks with what they are to be found by: they must be new ones.
+pub(crate) async fn insert_with_keys(
+    connection: &mut PgConnection,
+    tasks: &[&NewTask],
+    now: Option<Timestamp>,
+) -> Result<Vec<Receipt>, Fault> {
+    let idempotency = || tasks.iter().map(|task| task.idempotency.as_ref());
+    let rows = bind(SUBMIT_WITH_KEYS, tasks, now)
+        .bind(
+            tasks
+                .iter()
+                .map(|task| task.unique.as_ref().map(|unique| unique.key.as_str()))
+                .collect::<Vec<_>>(),
+        )
+        .bind(idempotency().map(|once| once.map(|once| once.key.as_str())).collect::<Vec<_>>())
+        .bind(idempotency().map(|once| once.map(|once| once.fingerprint.as_slice())).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(receipt).collect()
+}
+
+fn bind<'q>(
+    sql: &'static str,
+    tasks: &[&'q NewTask],
+    now: Option<Timestamp>,
+) -> Query<'q, Postgres, PgArguments> {
+    macro_rules! column {
+        (|$task:ident| $value:expr) => {
+            tasks.iter().map(|$task| $value).collect::<Vec<_>>()
+        };
+    }
+    sqlx::query(sql)
+        .bind(now)
         .bind(column!(|task| task.tenant.as_str()))
         .bind(column!(|task| task.task_type.as_str()))
         .bind(column!(|task| task.queue.as_str()))
@@ -84,16 +142,26 @@ impl Operation for Submit {
         .bind(column!(|task| integer(task.limits.max_attempts)))
         .bind(column!(|task| task.limits.soft_time_limit.map(micros)))
         .bind(column!(|task| micros(task.limits.time_limit)))
-        .fetch_all(connection)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Receipt {
-                    id: TaskId(field(row, "id")?),
-                    created_at: field(row, "created_at")?,
-                    run_at: field(row, "run_at")?,
-                })
-            })
-            .collect()
+}
+
+fn receipt(row: &sqlx::postgres::PgRow) -> Result<Receipt, Fault> {
+    Ok(Receipt {
+        id: TaskId(field(row, "id")?),
+        created_at: field(row, "created_at")?,
+        run_at: field(row, "run_at")?,
+    })
+}
+
+impl PostgresStore {
+    pub(crate) async fn submit_tasks(&self, tasks: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.tallied();
+        let (tasks, clock) = (tasks.to_vec(), self.clock.clone());
+        if tasks.iter().any(|task| task.idempotency.is_some() || task.unique.is_some()) {
+            return self.connections.run(SubmitOnce { tasks, clock }).await;
+        }
+        self.connections.run(Submit { tasks, clock }).await
     }
 }

@@ -104,34 +104,29 @@ impl PostgresStore {
 
 /// A change of the counts that was worked out here, for verbs that are no single statement.
 #[derive(Debug, Default)]
-pub(crate) struct Changes(BTreeMap<(QueueName, &'static str), i64>);
+pub(crate) struct Changes(BTreeMap<(Tenant, QueueName, &'static str), i64>);
 
 impl Changes {
-    pub(crate) fn add(&mut self, queue: &QueueName, status: Status, by: i64) {
-        *self.0.entry((queue.clone(), status.as_str())).or_default() += by;
+    pub(crate) fn add(&mut self, tenant: &Tenant, queue: &QueueName, status: Status, by: i64) {
+        *self.0.entry((tenant.clone(), queue.clone(), status.as_str())).or_default() += by;
     }
 
-    pub(crate) async fn apply(
-        &self,
-        connection: &mut PgConnection,
-        tenant: &Tenant,
-    ) -> Result<(), sqlx::Error> {
-        let (queues, statuses): (Vec<_>, Vec<_>) =
-            self.0.keys().map(|(queue, status)| (queue.as_str(), *status)).unzip();
-        let by: Vec<_> = self.0.values().copied().collect();
+    pub(crate) async fn apply(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let places = || self.0.keys();
         sqlx::query(
             "INSERT INTO tally_delta (tenant, queue, scheduled, pending, processing, completed, failed, cancelled, expired)
-             SELECT $1, queue,
+             SELECT tenant, queue,
                 coalesce(sum(by) FILTER (WHERE status = 'SCHEDULED'), 0), coalesce(sum(by) FILTER (WHERE status = 'PENDING'), 0),
                 coalesce(sum(by) FILTER (WHERE status = 'PROCESSING'), 0), coalesce(sum(by) FILTER (WHERE status = 'COMPLETED'), 0),
                 coalesce(sum(by) FILTER (WHERE status = 'FAILED'), 0), coalesce(sum(by) FILTER (WHERE status = 'CANCELLED'), 0),
                 coalesce(sum(by) FILTER (WHERE status = 'EXPIRED'), 0)
-             FROM unnest($2::text[], $3::text[], $4::bigint[]) AS change (queue, status, by) GROUP BY queue",
+             FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS change (tenant, queue, status, by)
+             GROUP BY tenant, queue",
         )
-        .bind(tenant.as_str())
-        .bind(queues)
-        .bind(statuses)
-        .bind(by)
+        .bind(places().map(|(tenant, ..)| tenant.as_str()).collect::<Vec<_>>())
+        .bind(places().map(|(_, queue, _)| queue.as_str()).collect::<Vec<_>>())
+        .bind(places().map(|(.., status)| *status).collect::<Vec<_>>())
+        .bind(self.0.values().copied().collect::<Vec<_>>())
         .execute(connection)
         .await?;
         Ok(())

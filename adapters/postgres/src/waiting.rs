@@ -12,10 +12,10 @@ use crate::{
 };
 
 pub(crate) const WAITING: &str = "
-SELECT id, queue, priority FROM live WHERE queue = $1 AND lane = 0 AND ready AND worker IS NULL
+SELECT id, queue, priority, lane FROM live WHERE queue = $1 AND lane = 0 AND ready AND worker IS NULL
 ORDER BY priority, id LIMIT $2";
 
-/// Leaps from queue to queue through the index, instead of reading every task.
+/// Leaps from queue to queue through the index, instead of reading every task. Any lane counts: suspects wait too.
 pub(crate) const WAITING_QUEUES: &str = "
 WITH RECURSIVE known AS (
     (SELECT queue FROM live WHERE ready ORDER BY queue LIMIT 1)
@@ -24,8 +24,8 @@ WITH RECURSIVE known AS (
     FROM known WHERE known.queue IS NOT NULL
 )
 SELECT queue FROM known WHERE queue IS NOT NULL AND (
-    SELECT true FROM live WHERE live.queue = known.queue AND live.lane = 0 AND live.ready AND live.worker IS NULL
-    ORDER BY live.priority, live.id LIMIT 1
+    SELECT true FROM live WHERE live.queue = known.queue AND live.ready AND live.worker IS NULL
+    ORDER BY live.lane, live.priority, live.id LIMIT 1
 )";
 
 struct FirstWaiting {

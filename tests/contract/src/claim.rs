@@ -49,7 +49,7 @@ pub async fn a_claim_carries_the_task(harness: &dyn Harness) {
         priority: submitted.priority,
         input: submitted.input,
         limits: submitted.limits,
-        counters: Counters { attempt: 1, failures: 0, crashes: 0 },
+        counters: Counters { attempt: 1, failures: 0, crashes: 0, ..Counters::default() },
         created_at,
         started_at,
     };
@@ -172,7 +172,10 @@ pub async fn attempts_rise_with_each_claim(harness: &dyn Harness) {
     let id = submit_one(store, task()).await;
     for attempt in 1..=4 {
         let claimed = start(store, worker, id).await;
-        assert_eq!(claimed.counters, Counters { attempt, failures: attempt - 1, crashes: 0 });
+        assert_eq!(
+            claimed.counters,
+            Counters { attempt, failures: attempt - 1, crashes: 0, ..Counters::default() }
+        );
         assert_eq!(read(store, id).await.attempt, attempt);
         settled(store, worker, retry(&claimed, std::time::Duration::ZERO)).await;
         assert_eq!(read(store, id).await.attempt, attempt, "an attempt stays counted while a retry waits");

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    Applied, Claim, ClaimedTask, ListPage, QueueCounts, Settlement, Store, TaskFilter, WorkerProfile,
+    Applied, Claim, ClaimedTask, ListPage, QueueCounts, Receipt, Settlement, Store, Submitted, TaskFilter,
+    WorkerProfile,
 };
 use domain::{
     AttemptOutcome, Change, Counters, End, Event, Failure, Json, Limits, NewTask, Priority, QueueName, Start,
@@ -48,6 +49,8 @@ pub fn task() -> NewTask {
         start: Start::Now,
         expires_at: None,
         limits: Limits::default(),
+        idempotency: None,
+        unique: None,
     }
 }
 
@@ -61,9 +64,19 @@ pub fn task_in(queue_name: &str, urgency: i64) -> NewTask {
     NewTask { queue: queue(queue_name), priority: priority(urgency), ..task() }
 }
 
+/// Submits tasks that must all be new.
+pub async fn receipts(store: &dyn Store, tasks: &[NewTask]) -> Vec<Receipt> {
+    let outcomes = store.submit(tasks).await.expect("submit");
+    let receipt = |outcome| match outcome {
+        Submitted::New(receipt) => receipt,
+        other => panic!("a new task, not {other:?}"),
+    };
+    outcomes.into_iter().map(receipt).collect()
+}
+
 /// Submits tasks and answers their ids.
 pub async fn submit(store: &dyn Store, tasks: &[NewTask]) -> Vec<TaskId> {
-    store.submit(tasks).await.expect("submit").into_iter().map(|receipt| receipt.id).collect()
+    receipts(store, tasks).await.into_iter().map(|receipt| receipt.id).collect()
 }
 
 /// Submits one task.
@@ -181,7 +194,6 @@ pub fn retry(claimed: &ClaimedTask, after: Duration) -> Settlement {
     let change = Change::Wait {
         after,
         counters: Counters { failures: claimed.counters.failures + 1, ..claimed.counters },
-        suspect: false,
         outcome: AttemptOutcome::Failed,
         error: Some(Failure::transient("busy", "the server is busy")),
     };

@@ -83,8 +83,14 @@ pub async fn attempts_are_listed_oldest_first(harness: &dyn Harness) {
     let limited =
         Failure::new(ErrorClass::RateLimited, "rate_limited", "slow down").retry_after(Some(SECOND));
     let fail = |failure| Event::Fail { failure, policy: &policy, limits: &limits, chance: 0.5 };
-    let events =
-        [Event::Release, fail(&busy), fail(&limited), fail(&timed_out), Event::LoseWorker, Event::Succeed];
+    let events = [
+        Event::Release,
+        fail(&busy),
+        fail(&limited),
+        fail(&timed_out),
+        Event::LoseWorker { charged: false },
+        Event::Succeed,
+    ];
     let mut names = Vec::new();
     for (n, event) in events.into_iter().enumerate() {
         let name = format!("worker-{n}@host");

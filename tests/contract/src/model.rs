@@ -80,7 +80,7 @@ impl Modelled {
     }
 
     fn is_pending(&self) -> bool {
-        !self.deleted && self.state == State::Pending
+        !self.deleted && self.state == State::Pending && self.counters.suspicion() == domain::Suspicion::None
     }
 
     /// Applies a decision of the domain.
@@ -107,6 +107,7 @@ impl Modelled {
                 (self.holder, self.run_at) = (None, None);
                 self.attempts += usize::from(ran);
             }
+            Change::Reopen { .. } => unreachable!("nobody retries"),
             Change::Wait { after, counters, error, .. } => {
                 self.check_counters(counters);
                 let now_pending = after.is_zero();
@@ -209,7 +210,7 @@ impl<'a> History<'a> {
             let start = if later { Start::After(wait) } else { Start::Now };
             tasks.push(NewTask { tenant: self.tenant(), start, expires_at, ..task_in(name, urgency) });
         }
-        let receipts = self.store.submit(&tasks).await.expect("submit");
+        let receipts = receipts(&*self.store, &tasks).await;
         for (receipt, submitted) in receipts.into_iter().zip(tasks) {
             let run_at = match submitted.start {
                 Start::After(wait) if !wait.is_zero() => Some(self.now + wait),
@@ -506,7 +507,11 @@ impl<'a> History<'a> {
             if self.dice.below(4) == 0 {
                 continue;
             }
-            let event = if retired { Event::Release } else { Event::LoseWorker };
+            let event = if retired {
+                Event::Release
+            } else {
+                Event::LoseWorker { charged: orphan.counters.suspicion() == orphan.heaviest }
+            };
             let settlement = Settlement {
                 task: orphan.id,
                 attempt: orphan.counters.attempt,
@@ -560,7 +565,7 @@ impl<'a> History<'a> {
     async fn check_order(&self, at: &str) {
         let mut queues = self.store.waiting_queues().await.expect("queues");
         queues.sort_unstable();
-        let pending = self.tasks.values().filter(|task| task.is_pending());
+        let pending = self.tasks.values().filter(|task| !task.deleted && task.state == State::Pending);
         let expected: BTreeSet<_> = pending.map(|task| task.submitted.queue.clone()).collect();
         assert_eq!(queues, expected.into_iter().collect::<Vec<_>>(), "{at}");
         for name in queues {

@@ -70,7 +70,8 @@ pub async fn the_first_end_wins(harness: &dyn Harness) {
     for task in claimed {
         let store = store.clone();
         racers.spawn(async move {
-            let (done, lost) = (success(&task, "1"), by_event(&task, false, Event::LoseWorker));
+            let (done, lost) =
+                (success(&task, "1"), by_event(&task, false, Event::LoseWorker { charged: false }));
             let ours = [task.id];
             let tenant = Tenant::default();
             let (complete, cancel, reap) = tokio::join!(

@@ -49,6 +49,7 @@ pub async fn lists_are_filtered(harness: &dyn Harness) {
             statuses: statuses.to_vec(),
             task_type: task_type.cloned(),
             queue: in_queue.map(queue),
+            ..TaskFilter::default()
         };
         let page = ListPage { before: None, limit: 10 };
         let list = store.list(&Tenant::default(), &filter, page).await.expect("list");

@@ -63,7 +63,7 @@ pub async fn a_wait_of_zero_is_pending_at_once(harness: &dyn Harness) {
     assert_eq!((waiting.error, waiting.completed_at), (None, None));
     let again = claim_next(store, worker, &[("q", 10)], 10).await;
     assert_eq!(ids(&again), [claimed.id, behind]);
-    assert_eq!(again[0].counters, Counters { attempt: 2, failures: 0, crashes: 0 });
+    assert_eq!(again[0].counters, Counters { attempt: 2, failures: 0, crashes: 0, ..Counters::default() });
     assert_counts(store, &Tenant::default()).await;
 }
 
@@ -88,7 +88,7 @@ pub async fn a_wait_is_scheduled_and_shows_its_error(harness: &dyn Harness) {
     // The next attempt has no error yet; once released, it still has none.
     let again = start(store, worker, claimed.id).await;
     assert_eq!(read(store, claimed.id).await.error, None);
-    assert_eq!(again.counters, Counters { attempt: 2, failures: 1, crashes: 0 });
+    assert_eq!(again.counters, Counters { attempt: 2, failures: 1, crashes: 0, ..Counters::default() });
     settled(store, worker, release(&again)).await;
     assert_eq!(read(store, claimed.id).await.error, None, "the last attempt had no error");
     assert_counts(store, &Tenant::default()).await;
@@ -243,7 +243,7 @@ pub async fn a_different_settlement_of_an_ended_attempt_is_stale(harness: &dyn H
     let claimed = running(store, zombie).await;
     harness.advance(LEASE + SECOND).await;
     bury(store, zombie).await;
-    settled(store, zombie, by_event(&claimed, false, Event::LoseWorker)).await;
+    settled(store, zombie, by_event(&claimed, false, Event::LoseWorker { charged: false })).await;
     let before = read(store, claimed.id).await;
     assert_eq!(told(&before.error).map(|(code, _)| code), Some("worker_lost"));
     assert_eq!(settle(store, zombie, success(&claimed, "1")).await, Applied::Stale);
@@ -275,7 +275,6 @@ pub async fn a_wait_that_did_not_know_of_a_cancellation_is_refused(harness: &dyn
     let change = Change::Wait {
         after: Duration::ZERO,
         counters: claimed.counters,
-        suspect: true,
         outcome: AttemptOutcome::Released,
         error: None,
     };

@@ -13,7 +13,7 @@ pub async fn ids_rise_in_the_order_given(harness: &dyn Harness) {
     let mut all = Vec::new();
     for batch in 1..=5 {
         let tasks: Vec<_> = (0..batch).map(|n| task_in(&format!("q{n}"), 9 - n)).collect();
-        let receipts = store.submit(&tasks).await.expect("submit");
+        let receipts = receipts(store, &tasks).await;
         assert_eq!(receipts.len(), tasks.len());
         let at = now(store).await;
         assert!(receipts.iter().all(|receipt| receipt.created_at == at && receipt.run_at.is_none()));
@@ -61,6 +61,8 @@ pub async fn every_field_comes_back(harness: &dyn Harness) {
             soft_time_limit: Some(Duration::from_micros(1_500_001)),
             time_limit: Duration::from_millis(2_750),
         },
+        idempotency: None,
+        unique: None,
     };
     let bare = NewTask {
         limits: Limits { max_attempts: 1, soft_time_limit: None, time_limit: Limits::LONGEST },
@@ -92,7 +94,7 @@ pub async fn a_task_that_is_due_waits_as_pending(harness: &dyn Harness) {
     let starts =
         [Start::Now, Start::At(at - TimeDelta::days(1)), Start::At(at), Start::After(Duration::ZERO)];
     let tasks = starts.map(|start| NewTask { start, ..task() });
-    for receipt in store.submit(&tasks).await.expect("submit") {
+    for receipt in receipts(store, &tasks).await {
         assert_eq!(receipt.run_at, None);
         let kept = read(store, receipt.id).await;
         assert_eq!((kept.status, kept.run_at, kept.updated_at), (Status::Pending, None, None));
@@ -106,7 +108,7 @@ pub async fn a_task_for_later_waits_as_scheduled(harness: &dyn Harness) {
     let at = now(store).await;
     let starts = [Start::At(at + TimeDelta::microseconds(1)), Start::After(Duration::from_secs(90))];
     let moments = [at + TimeDelta::microseconds(1), at + TimeDelta::seconds(90)];
-    let receipts = store.submit(&starts.map(|start| NewTask { start, ..task() })).await.expect("submit");
+    let receipts = receipts(store, &starts.map(|start| NewTask { start, ..task() })).await;
     for (receipt, moment) in receipts.iter().zip(moments) {
         assert_eq!((receipt.run_at, receipt.created_at), (Some(moment), at));
         let kept = read(store, receipt.id).await;

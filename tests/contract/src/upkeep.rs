@@ -14,7 +14,12 @@ pub async fn due_tasks_are_promoted(harness: &dyn Harness) {
     let ids = submit(store, &[soon, task_after(3 * SECOND), task()]).await;
     assert_eq!(store.promote(10).await.expect("promote"), []);
     harness.advance(SECOND).await;
-    let expected = [Waiting { id: ids[0], queue: queue("a"), priority: priority(3) }];
+    let expected = [Waiting {
+        id: ids[0],
+        queue: queue("a"),
+        priority: priority(3),
+        suspicion: domain::Suspicion::None,
+    }];
     assert_eq!(store.promote(10).await.expect("promote"), expected);
     assert_eq!(store.promote(10).await.expect("promote"), [], "once");
     let due = read(store, ids[0]).await;
@@ -128,7 +133,12 @@ pub async fn the_waiting_are_listed_in_order(harness: &dyn Harness) {
     start(store, worker, taken).await;
     let foreign = submit_one(store, NewTask { tenant: tenant("acme"), ..task_in("q", 2) }).await;
     let order = [(ids[3], 0), (ids[1], 1), (foreign, 2), (ids[0], 5), (ids[2], 5), (ids[4], 9)];
-    let expected = order.map(|(id, urgency)| Waiting { id, queue: queue("q"), priority: priority(urgency) });
+    let expected = order.map(|(id, urgency)| Waiting {
+        id,
+        queue: queue("q"),
+        priority: priority(urgency),
+        suspicion: domain::Suspicion::None,
+    });
     assert_eq!(store.waiting(&queue("q"), 100).await.expect("waiting"), expected);
     assert_eq!(store.waiting(&queue("q"), 2).await.expect("waiting"), expected[..2]);
     assert_eq!(store.waiting(&queue("nobody"), 2).await.expect("waiting"), []);

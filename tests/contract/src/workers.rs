@@ -119,24 +119,39 @@ pub async fn orphans_are_found_and_settled(harness: &dyn Harness) {
         worker: dead,
         worker_retired: false,
         counters: claimed.counters,
+        heaviest: domain::Suspicion::None,
         cancel_requested,
-        waiting: Waiting { id: claimed.id, queue: claimed.queue.clone(), priority: claimed.priority },
+        waiting: Waiting {
+            id: claimed.id,
+            queue: claimed.queue.clone(),
+            priority: claimed.priority,
+            suspicion: domain::Suspicion::None,
+        },
     };
     assert_eq!(orphans, [orphan(&first, false), orphan(&second, true)]);
-    assert_eq!(second.counters, Counters { attempt: 2, failures: 1, crashes: 0 });
+    assert_eq!(second.counters, Counters { attempt: 2, failures: 1, ..Counters::default() });
     // Looking leaves them where they are, and nobody else can take them yet.
     assert_eq!(store.orphans(10).await.expect("orphans").len(), 2);
     assert_eq!(claim(store, alive, &[ids[0]]).await, []);
 
-    let lost = [by_event(&first, false, Event::LoseWorker), by_event(&second, true, Event::LoseWorker)];
+    let lost = [
+        by_event(&first, false, Event::LoseWorker { charged: true }),
+        by_event(&second, true, Event::LoseWorker { charged: true }),
+    ];
     assert_eq!(store.settle(dead, &lost).await.expect("settle"), [Applied::Yes; 2]);
     assert_eq!(store.orphans(10).await.expect("orphans"), []);
     let back = read(store, ids[0]).await;
     assert_eq!((back.status, back.attempt), (Status::Pending, 1));
     assert_eq!(told(&back.error).map(|(code, _)| code), Some("worker_lost"));
     assert_eq!(read(store, ids[1]).await.status, Status::Cancelled);
-    let again = start(store, alive, ids[0]).await;
-    assert_eq!(again.counters, Counters { attempt: 2, failures: 0, crashes: 1 });
+    assert_eq!(claim(store, alive, &[ids[0]]).await, [], "it is a suspect now");
+    let suspects = application::ports::Claim::Suspects {
+        queues: vec![queue("a")],
+        suspicion: domain::Suspicion::Shared,
+        limit: 5,
+    };
+    let again = store.claim(alive, &suspects).await.expect("claim").remove(0);
+    assert_eq!(again.counters, Counters { attempt: 2, crashes: 1, ..Counters::default() });
     assert_eq!(read(store, spared.id).await.status, Status::Processing);
     assert_counts(store, &Tenant::default()).await;
 }
@@ -156,7 +171,7 @@ pub async fn orphans_keep_their_limit(harness: &dyn Harness) {
         for orphan in orphans {
             assert!(seen.insert(orphan.id));
             let claimed = held.iter().find(|task| task.id == orphan.id).expect("it was held");
-            settled(store, dead, by_event(claimed, false, Event::LoseWorker)).await;
+            settled(store, dead, by_event(claimed, false, Event::LoseWorker { charged: true })).await;
         }
     }
 }

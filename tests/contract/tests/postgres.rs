@@ -34,9 +34,15 @@ async fn fresh() -> Postgres {
 contract_tests::store_contract!(fresh);
 
 // What only PostgreSQL has.
+#[path = "postgres/mirror.rs"]
+mod mirror;
+#[path = "postgres/once.rs"]
+mod once;
 #[path = "postgres/plans.rs"]
 mod plans;
 #[path = "postgres/schema.rs"]
 mod schema;
 #[path = "postgres/trouble.rs"]
 mod trouble;
+#[path = "postgres/version_1.rs"]
+mod version_1;

@@ -4,10 +4,14 @@
 use std::{sync::Arc, time::Duration};
 
 use application::ports::{
-    ChunkRecord, Claim, ClaimedTask, ListPage, ProgressRecord, Settlement, Store, TaskFilter, WorkStore,
+    ChunkRecord, Claim, ClaimedTask, ListPage, ProgressRecord, Retry, RetryOutcome, Settlement, Store,
+    Submitted, TaskFilter, TaskStore, WorkStore,
 };
 use contract_tests::{fixtures::*, servers::PostgresServer};
-use domain::{NewTask, Progress, Status, TaskId, Tenant};
+use domain::{
+    Event, Failure, Idempotency, IdempotencyKey, NewTask, Progress, Status, Suspicion, TaskId, Tenant,
+    Unique, UniqueKey,
+};
 use postgres_adapter::{PostgresOptions, PostgresStore, TestClock};
 use sqlx::{Connection, PgConnection, Row};
 
@@ -37,6 +41,7 @@ impl Bench {
             "progress",
             "chunk",
             "tally_delta",
+            "idempotency_key",
         ] {
             let off = format!("ALTER TABLE {table} SET (autovacuum_enabled = false)");
             sqlx::raw_sql(sqlx::AssertSqlSafe(off)).execute(&mut admin).await.expect("no autovacuum");
@@ -66,6 +71,9 @@ impl Bench {
     }
 }
 
+const READS: &str = "SELECT relname::text, seq_scan, coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
+    WHERE relname NOT IN ('tally_delta', '_sqlx_migrations') ORDER BY relname";
+
 #[tokio::test]
 async fn claims_touch_no_index() {
     let mut bench = Bench::new().await;
@@ -77,9 +85,35 @@ async fn claims_touch_no_index() {
     }
     assert_eq!(claim_next(&store, worker, &[("q", 1_000)], 1_000).await.len(), 1_000);
     drop(store);
-    let updates =
-        "SELECT relname::text, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'live'";
-    assert_eq!(bench.counted(updates).await, [("live".to_owned(), 2_000, 2_000)], "each update is heap-only");
+    assert_eq!(bench.counted(UPDATES).await, [("live".to_owned(), 2_000, 2_000)], "each update is heap-only");
+}
+
+const UPDATES: &str =
+    "SELECT relname::text, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'live'";
+
+#[tokio::test]
+async fn claims_of_suspects_touch_no_index() {
+    let mut bench = Bench::new().await;
+    let store = bench.store().await;
+    submit_many(&store, 1_000).await;
+    let worker = worker(&store).await;
+    let held = claim_next(&store, worker, &[("q", 1_000)], 1_000).await;
+    let crashed: Vec<_> =
+        held.iter().map(|task| by_event(task, false, Event::LoseWorker { charged: true })).collect();
+    store.settle(worker, &crashed).await.expect("settle");
+    drop(store);
+    let before = bench.counted(UPDATES).await;
+    sqlx::raw_sql("VACUUM").execute(&mut bench.admin).await.expect("vacuum");
+    let store = bench.store().await;
+    let suspects = Claim::Suspects { queues: vec![queue("q")], suspicion: Suspicion::Shared, limit: 1_000 };
+    assert_eq!(store.claim(worker, &suspects).await.expect("claim").len(), 1_000);
+    drop(store);
+    let after = bench.counted(UPDATES).await;
+    assert_eq!(
+        (after[0].1 - before[0].1, after[0].2 - before[0].2),
+        (1_000, 1_000),
+        "each claim is heap-only"
+    );
 }
 
 #[tokio::test]
@@ -128,13 +162,11 @@ async fn no_verb_reads_a_whole_table_that_was_analysed_while_all_ran() {
 
 /// A few batches of everything, on a store of its own so that all plans are made now; then looks at what was read.
 async fn use_every_verb(bench: &mut Bench, ids: &[TaskId]) {
-    let reads = "SELECT relname::text, seq_scan, coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
-        WHERE relname NOT IN ('tally_delta', '_sqlx_migrations') ORDER BY relname";
-    let before = bench.counted(reads).await;
+    let before = bench.counted(READS).await;
     let store = Arc::new(bench.store().await);
     every_verb(&*store, &bench.clock, ids).await;
     drop(store);
-    let after = bench.counted(reads).await;
+    let after = bench.counted(READS).await;
     for ((table, scans_before, rows_before), (_, scans, rows)) in before.into_iter().zip(after) {
         assert_eq!(scans, scans_before, "{table} was read from end to end");
         // Nine batches, each of which touches a row several times (find, lock, change, check).
@@ -208,4 +240,121 @@ async fn every_verb(store: &dyn Store, clock: &TestClock, ids: &[TaskId]) {
     bury(store, other).await;
     let orphans = store.orphans(BATCH).await.expect("orphans");
     assert_eq!(orphans.len(), BATCH);
+}
+
+/// Tasks that were submitted with keys, all with the same unique one; most have completed, some failed, some crashed.
+async fn history_with_keys(store: &PostgresStore) -> Vec<TaskId> {
+    let mut ids = Vec::new();
+    let worker = worker(store).await;
+    for batch in 0..HISTORY / 1_000 {
+        let batch: Vec<_> =
+            (0..1_000).map(|n| keyed(batch * 1_000 + n, &[Status::Scheduled], "same")).collect();
+        ids.extend(submit(store, &batch).await);
+    }
+    for (n, batch) in ids.chunks(1_000).enumerate() {
+        let event = |place: usize, task: &ClaimedTask| match (n, place) {
+            (0, 0..BATCH) => by_event(task, false, Event::LoseWorker { charged: true }),
+            (1, 0..BATCH) => failure(task, Failure::permanent("bad", "bad input")),
+            _ => success(task, "1"),
+        };
+        let held = claim(store, worker, batch).await;
+        let settlements: Vec<_> = held.iter().enumerate().map(|(place, task)| event(place, task)).collect();
+        store.settle(worker, &settlements).await.expect("settle");
+    }
+    ids
+}
+
+fn keyed(n: usize, among: &[Status], unique: &str) -> NewTask {
+    let key = IdempotencyKey::new(format!("request-{n}")).expect("a valid key");
+    let unique = UniqueKey::new(unique).expect("a valid key");
+    NewTask {
+        idempotency: Some(Idempotency { key, fingerprint: [1; 32] }),
+        unique: Some(Unique { key: unique, among: among.to_vec(), window: None }),
+        ..task()
+    }
+}
+
+/// How many tasks there were before.
+const HISTORY: usize = 10_000;
+
+#[tokio::test]
+async fn no_verb_reads_a_long_history_that_was_never_analysed() {
+    let mut bench = Bench::new().await;
+    let store = bench.store().await;
+    let ids = history_with_keys(&store).await;
+    drop(store);
+    use_what_needs_people(&mut bench, &ids).await;
+}
+
+#[tokio::test]
+async fn no_verb_reads_a_long_history_that_was_analysed() {
+    let mut bench = Bench::new().await;
+    let store = bench.store().await;
+    let ids = history_with_keys(&store).await;
+    drop(store);
+    sqlx::raw_sql("VACUUM ANALYZE").execute(&mut bench.admin).await.expect("analyse");
+    use_what_needs_people(&mut bench, &ids).await;
+}
+
+async fn use_what_needs_people(bench: &mut Bench, ids: &[TaskId]) {
+    let tenant = Tenant::default();
+    let before = bench.counted(READS).await;
+    let store = bench.store().await;
+    // Keys: asked again, in the way of others, forgotten.
+    let again: Vec<_> = (0..BATCH).map(|n| keyed(n, &[Status::Scheduled], "same")).collect();
+    for outcome in store.submit(&again).await.expect("submit") {
+        assert!(matches!(outcome, Submitted::Replayed(_)), "{outcome:?}");
+    }
+    // Those that crashed wait, and are in the way; so are those that completed, the last of them first.
+    for (n, among, other) in [
+        (0, vec![Status::Pending], ids[BATCH - 1]),
+        (1, vec![Status::Completed, Status::Failed], ids[ids.len() - 1]),
+        (2, Status::ALL.to_vec(), ids[ids.len() - 1]),
+    ] {
+        let outcomes = store.submit(&[keyed(HISTORY + n, &among, "same")]).await.expect("submit");
+        assert_eq!(outcomes, [Submitted::Existing(other)], "{among:?}");
+    }
+    let outcomes = store.submit(&[keyed(HISTORY, &[Status::Processing], "same")]).await.expect("submit");
+    assert!(matches!(outcomes[..], [Submitted::New(_)]), "{outcomes:?}");
+
+    let worker = worker(&store).await;
+    let suspects = Claim::Suspects { queues: vec![queue("q")], suspicion: Suspicion::Shared, limit: BATCH };
+    let held = store.claim(worker, &suspects).await.expect("claim");
+    assert_eq!(sorted_ids(&held), ids[..BATCH]);
+    bench.clock.advance(held[0].limits.time_limit + SECOND);
+    let late =
+        application::ports::UpkeepStore::overrunning(&store, SECOND / 2, BATCH).await.expect("overrunning");
+    assert_eq!(late.len(), BATCH);
+    let released: Vec<_> = held.iter().map(release).collect();
+    store.settle(worker, &released).await.expect("settle");
+
+    let failed = &ids[1_000..][..BATCH];
+    let groups = store.failures(&tenant, 5).await.expect("failures");
+    assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [BATCH as u64]);
+    let filter = TaskFilter {
+        statuses: vec![Status::Failed],
+        error_code: Some("bad".into()),
+        ended_before: Some(bench.clock.now()),
+        ..TaskFilter::default()
+    };
+    let page = ListPage { before: None, limit: 20 };
+    assert_eq!(store.list(&tenant, &filter, page).await.expect("list").len(), 20);
+    let part = BATCH / 4;
+    let retries: Vec<_> =
+        failed[..part].iter().map(|id| Retry { id: *id, input: Some(json("{}")) }).collect();
+    for outcome in store.retry(&tenant, &retries).await.expect("retry") {
+        assert!(matches!(outcome, RetryOutcome::Waiting(..)), "{outcome:?}");
+    }
+    store.discard(&tenant, &failed[part..2 * part]).await.expect("discard");
+    bench.clock.advance(Idempotency::KEPT);
+    let upkeep: &dyn application::ports::UpkeepStore = &store;
+    assert_eq!(upkeep.discard_failed(SECOND, part).await.expect("discard"), part);
+    assert_eq!(upkeep.forget_keys(BATCH).await.expect("forget"), BATCH);
+    drop(store);
+    let after = bench.counted(READS).await;
+    for ((table, scans_before, rows_before), (_, scans, rows)) in before.into_iter().zip(after) {
+        assert_eq!(scans, scans_before, "{table} was read from end to end");
+        let (most, read) = ((BATCH * 16) as i64, rows - rows_before);
+        assert!(read < most, "{read} rows of {table} were read, more than {most}");
+    }
 }

@@ -1,0 +1,370 @@
+//! Random histories played to the store in memory and to PostgreSQL at once: every answer must be the same. The store in
+//! memory is short enough to be read, so it says what the other one should do.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use application::{
+    memory::MemoryStore,
+    ports::{
+        Claim, ClaimedTask, ListPage, Retry, Settlement, Submitted, TaskFilter, TaskStore, UpkeepStore,
+        WorkStore,
+    },
+};
+use contract_tests::{fixtures::*, servers::PostgresServer};
+use domain::{
+    ErrorClass, Event, Failure, Idempotency, IdempotencyKey, Limits, NewTask, RetryPolicy, Start, State,
+    Status, Suspicion, TaskId, Tenant, Timestamp, Unique, UniqueKey, WorkerId, decide,
+};
+use postgres_adapter::{PostgresOptions, PostgresStore, TestClock};
+
+const STEPS: usize = 500;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_answer_alike_first() {
+    Mirror::new(3).await.run().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_answer_alike_second() {
+    Mirror::new(0xC0FF_EE00).await.run().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_answer_alike_third() {
+    Mirror::new(20_261_123).await.run().await;
+}
+
+/// SplitMix64: the same numbers on every run. Source: <https://prng.di.unimi.it/splitmix64.c>.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
+
+    fn once_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+        if of.is_empty() { None } else { Some(of[self.below(of.len())].clone()) }
+    }
+}
+
+struct Mirror {
+    memory: MemoryStore,
+    postgres: Arc<PostgresStore>,
+    clock: TestClock,
+    dice: Dice,
+    step: usize,
+    ids: Vec<TaskId>,
+    workers: Vec<WorkerId>,
+    hands: Vec<(WorkerId, ClaimedTask)>,
+    sent: Vec<(WorkerId, Settlement)>,
+}
+
+/// The answer of both, which must be one.
+macro_rules! both {
+    ($mirror:ident, $($call:tt)*) => {{
+        let memory = $mirror.memory.$($call)*.await.expect("memory");
+        let postgres = $mirror.postgres.$($call)*.await.expect("postgres");
+        $mirror.same(stringify!($($call)*), memory, postgres)
+    }};
+}
+
+impl Mirror {
+    async fn new(seed: u64) -> Self {
+        let start: Timestamp = "2026-11-20T12:00:00Z".parse().expect("a moment");
+        let url = PostgresServer::shared().create_database().await;
+        let clock = TestClock::new(start);
+        let options = PostgresOptions { max_connections: 2, ..PostgresOptions::default() };
+        let postgres =
+            PostgresStore::connect_with_clock(&url, &options, clock.clone()).await.expect("a store");
+        Self {
+            memory: MemoryStore::new(start),
+            postgres: Arc::new(postgres),
+            clock,
+            dice: Dice(seed),
+            step: 0,
+            ids: Vec::new(),
+            workers: Vec::new(),
+            hands: Vec::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    fn same<T: PartialEq + Debug>(&self, call: &str, memory: T, postgres: T) -> T {
+        assert_eq!(postgres, memory, "step {}: PostgreSQL (left) and memory (right) on {call}", self.step);
+        memory
+    }
+
+    async fn run(mut self) {
+        for step in 0..STEPS {
+            self.step = step;
+            match self.dice.below(18) {
+                0..=3 => self.submit().await,
+                4 => self.register().await,
+                5..=6 => self.claim().await,
+                7..=9 => self.settle().await,
+                10 => self.cancel_or_remove().await,
+                11..=12 => self.retry().await,
+                13..=14 => self.pass_time().await,
+                15..=16 => self.reap().await,
+                _ => self.keep_house().await,
+            }
+            if step % 8 == 0 {
+                self.look().await;
+            }
+        }
+        self.look().await;
+        let seen = self.sent.len();
+        assert!(seen > STEPS / 10, "only {seen} settlements: the histories are too thin to say anything");
+    }
+
+    fn tenant(&mut self) -> Tenant {
+        self.dice.pick(&[Tenant::default(), Tenant::default(), tenant("acme")]).expect("three")
+    }
+
+    fn some_ids(&mut self) -> Vec<TaskId> {
+        (0..=self.dice.below(5)).filter_map(|_| self.dice.pick(&self.ids)).collect()
+    }
+
+    async fn submit(&mut self) {
+        let mut batch = Vec::new();
+        for _ in 0..=self.dice.below(5) {
+            let start = match self.dice.below(4) {
+                0 => Start::After(Duration::from_millis(self.dice.below(9_000) as u64)),
+                1 => Start::At(self.clock.now() + Duration::from_millis(self.dice.below(3_000) as u64)),
+                _ => Start::Now,
+            };
+            let limits = Limits {
+                max_attempts: 2,
+                soft_time_limit: None,
+                time_limit: Duration::from_secs(1 + self.dice.below(20) as u64),
+            };
+            let lives = Duration::from_secs(5 + self.dice.below(60) as u64);
+            let expires_at = self.dice.once_in(4).then(|| self.clock.now() + lives);
+            let (idempotency, unique) = (self.idempotency(), self.unique());
+            let urgency = self.dice.below(3) as i64;
+            let name = self.dice.pick(&["a", "b"]).expect("two");
+            let tenant = self.tenant();
+            batch.push(NewTask {
+                tenant,
+                start,
+                limits,
+                expires_at,
+                idempotency,
+                unique,
+                ..task_in(name, urgency)
+            });
+        }
+        let submitted = both!(self, submit(&batch));
+        for outcome in submitted {
+            if let Submitted::New(receipt) = outcome {
+                self.ids.push(receipt.id);
+            }
+        }
+    }
+
+    fn idempotency(&mut self) -> Option<Idempotency> {
+        let key = self.dice.below(30);
+        (key < 12).then(|| Idempotency {
+            key: IdempotencyKey::new(format!("request-{key}")).expect("a valid key"),
+            fingerprint: [self.dice.below(2) as u8; 32],
+        })
+    }
+
+    fn unique(&mut self) -> Option<Unique> {
+        let key = self.dice.below(12);
+        (key < 4).then(|| Unique {
+            key: UniqueKey::new(format!("report {key}")).expect("a valid key"),
+            among: match self.dice.below(4) {
+                0 => vec![Status::Completed, Status::Failed],
+                1 => vec![Status::Processing],
+                2 => Status::ALL.to_vec(),
+                _ => Unique::UNFINISHED.to_vec(),
+            },
+            window: self.dice.once_in(2).then(|| Duration::from_secs(5 + self.dice.below(30) as u64)),
+        })
+    }
+
+    async fn register(&mut self) {
+        let profile = profile("w");
+        let worker = both!(self, register(&profile));
+        self.workers.push(worker);
+    }
+
+    async fn claim(&mut self) {
+        let Some(worker) = self.dice.pick(&self.workers) else { return };
+        let name = queue(self.dice.pick(&["a", "b"]).expect("two"));
+        let limit = self.dice.below(6);
+        let claim = match self.dice.below(4) {
+            0 => Claim::Ids(self.some_ids()),
+            1 => Claim::Next { queues: vec![(name, 4)], limit },
+            _ => {
+                let suspicion = self.dice.pick(&Suspicion::ALL).expect("three");
+                Claim::Suspects { queues: vec![queue("b"), queue("a")], suspicion, limit }
+            }
+        };
+        let claimed = both!(self, claim(worker, &claim));
+        self.hands.extend(claimed.into_iter().map(|task| (worker, task)));
+    }
+
+    async fn settle(&mut self) {
+        if let (true, Some((worker, again))) = (self.dice.once_in(4), self.dice.pick(&self.sent)) {
+            both!(self, settle(worker, std::slice::from_ref(&again)));
+            return;
+        }
+        let recent = self.hands.len().saturating_sub(12);
+        let Some((worker, claimed)) = self.dice.pick(&self.hands[recent..]) else { return };
+        let knows = self.dice.once_in(3);
+        let (permanent, transient) =
+            (Failure::permanent("bad", "bad \"input\""), Failure::transient("busy", "the server is busy"));
+        let late = Failure::new(ErrorClass::TimedOut, "time_limit", "ran too long");
+        let policy = RetryPolicy::default();
+        let fail = |failure| Event::Fail { failure, policy: &policy, limits: &claimed.limits, chance: 0.5 };
+        let event = match self.dice.below(7) {
+            0 => Event::Succeed,
+            1 => Event::Release,
+            2 => fail(&late),
+            3 => fail(&transient),
+            4 => Event::LoseWorker { charged: true },
+            _ => fail(&permanent),
+        };
+        let result = matches!(event, Event::Succeed).then(|| json("[1]"));
+        let settlement = Settlement { result, ..by_event(&claimed, knows, event) };
+        both!(self, settle(worker, std::slice::from_ref(&settlement)));
+        self.sent.push((worker, settlement));
+    }
+
+    async fn cancel_or_remove(&mut self) {
+        let (tenant, ids) = (self.tenant(), self.some_ids());
+        match self.dice.below(4) {
+            0 => drop(both!(self, delete(&tenant, &ids[..1.min(ids.len())]))),
+            1 => drop(both!(self, discard(&tenant, &ids))),
+            _ => drop(both!(self, cancel(&tenant, &ids))),
+        }
+    }
+
+    async fn retry(&mut self) {
+        let tenant = self.tenant();
+        let mut tasks = Vec::new();
+        for id in self.some_ids() {
+            tasks.push(Retry { id, input: self.dice.once_in(3).then(|| json(r#"{"n":"edited"}"#)) });
+        }
+        both!(self, retry(&tenant, &tasks));
+    }
+
+    async fn pass_time(&mut self) {
+        let by = if self.dice.once_in(12) {
+            Duration::from_secs(24 * 3600)
+        } else {
+            Duration::from_millis(self.dice.below(6_000) as u64)
+        };
+        self.clock.advance(by);
+        self.memory.advance(by);
+        for worker in self.workers.clone() {
+            if !self.dice.once_in(3) {
+                both!(self, heartbeat(worker));
+            }
+        }
+        let due = both!(self, next_due());
+        assert!(due.is_none_or(|due| due < Duration::from_secs(1_000)));
+        let promoted = self.memory.promote(1_000).await.expect("memory");
+        let mut expected: Vec<_> = promoted.into_iter().collect();
+        expected.sort_by_key(|waiting| waiting.id);
+        let promoted = self.postgres.promote(1_000).await.expect("postgres");
+        self.same("promote", expected, promoted);
+        let mut expired = self.memory.expire(1_000).await.expect("memory");
+        expired.sort_unstable();
+        let mut also = self.postgres.expire(1_000).await.expect("postgres");
+        also.sort_unstable();
+        self.same("expire", expired, also);
+    }
+
+    async fn reap(&mut self) {
+        let overdue = both!(self, overdue());
+        for seen in overdue {
+            assert!(both!(self, bury(&seen)));
+            assert!(!both!(self, bury(&seen)), "once");
+        }
+        if let (true, Some(worker)) = (self.dice.once_in(6), self.dice.pick(&self.workers)) {
+            both!(self, retire(worker));
+        }
+        let mut orphans = self.memory.orphans(1_000).await.expect("memory");
+        let mut also = self.postgres.orphans(1_000).await.expect("postgres");
+        orphans.sort_by_key(|orphan| orphan.id);
+        also.sort_by_key(|orphan| orphan.id);
+        for orphan in self.same("orphans", orphans, also) {
+            if self.dice.once_in(4) {
+                continue; // the next page
+            }
+            let charged = orphan.counters.suspicion() == orphan.heaviest;
+            let event = if orphan.worker_retired { Event::Release } else { Event::LoseWorker { charged } };
+            let state = State::Processing { cancel_requested: orphan.cancel_requested };
+            let change = decide(state, orphan.counters, event).expect("it runs");
+            let (task, attempt) = (orphan.id, orphan.counters.attempt);
+            let settlement =
+                Settlement { task, attempt, change, result: None, details: None, knew_of_cancel: true };
+            both!(self, settle(orphan.worker, std::slice::from_ref(&settlement)));
+        }
+    }
+
+    async fn keep_house(&mut self) {
+        let grace = Duration::from_secs(self.dice.below(10) as u64);
+        // Of what the dead held, the orphans tell.
+        let dead: Vec<_> =
+            self.memory.orphans(1_000).await.expect("memory").into_iter().map(|orphan| orphan.id).collect();
+        let mut late = self.memory.overrunning(grace, 1_000).await.expect("memory");
+        late.retain(|late| !dead.contains(&late.id));
+        let also = self.postgres.overrunning(grace, 1_000).await.expect("postgres");
+        self.same("overrunning", late, also);
+        both!(self, forget_keys(1_000));
+        let age = Duration::from_secs(self.dice.below(3_000) as u64);
+        if self.dice.once_in(4) {
+            both!(self, discard_failed(age, 1_000));
+        }
+    }
+
+    /// All that a client can see.
+    async fn look(&mut self) {
+        for tenant in [Tenant::default(), tenant("acme")] {
+            let ids = self.ids.clone();
+            both!(self, read(&tenant, &ids));
+            both!(self, counts(&tenant));
+            both!(self, failures(&tenant, 2));
+            for id in ids.into_iter().rev().take(40) {
+                both!(self, attempts(&tenant, id));
+            }
+            for statuses in
+                [vec![], vec![Status::Failed], vec![Status::Pending, Status::Failed, Status::Completed]]
+            {
+                let code = self.dice.pick(&[None, None, Some("bad"), Some("poison")]).expect("four");
+                let age = Duration::from_secs(self.dice.below(40) as u64);
+                let ended_before = self.dice.once_in(2).then(|| self.clock.now() - age);
+                let error_code = code.map(str::to_owned);
+                let filter = TaskFilter { statuses, error_code, ended_before, ..TaskFilter::default() };
+                let page = ListPage { before: self.dice.pick(&self.ids), limit: 1 + self.dice.below(30) };
+                both!(self, list(&tenant, &filter, page));
+            }
+        }
+        let mut queues = self.memory.waiting_queues().await.expect("memory");
+        queues.sort_unstable();
+        let mut also = self.postgres.waiting_queues().await.expect("postgres");
+        also.sort_unstable();
+        self.same("waiting_queues", queues, also);
+        for name in ["a", "b"].map(queue) {
+            both!(self, waiting(&name, 5));
+        }
+        for worker in self.workers.clone() {
+            let mut requests = self.memory.cancel_requests(worker).await.expect("memory");
+            requests.sort_unstable();
+            let also = self.postgres.cancel_requests(worker).await.expect("postgres");
+            self.same("cancel_requests", requests, also);
+        }
+    }
+}
