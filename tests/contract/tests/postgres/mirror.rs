@@ -17,7 +17,7 @@ use domain::{
 };
 use postgres_adapter::{PostgresOptions, PostgresStore, TestClock};
 
-const STEPS: usize = 500;
+const STEPS: usize = 700;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_answer_alike_first() {
@@ -253,7 +253,15 @@ impl Mirror {
     async fn retry(&mut self) {
         let tenant = self.tenant();
         let mut tasks = Vec::new();
-        for id in self.some_ids() {
+        let mut ids = self.some_ids();
+        if self.dice.once_in(2) {
+            // Such as have ended: most others are refused.
+            let statuses = vec![Status::Failed, Status::Cancelled, Status::Expired];
+            let filter = TaskFilter { statuses, ..TaskFilter::default() };
+            let page = ListPage { before: None, limit: 3 };
+            ids.extend(both!(self, list(&tenant, &filter, page)).into_iter().map(|task| task.id));
+        }
+        for id in ids {
             tasks.push(Retry { id, input: self.dice.once_in(3).then(|| json(r#"{"n":"edited"}"#)) });
         }
         both!(self, retry(&tenant, &tasks));

@@ -2,9 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use application::ports::{StoreError, Submitted, TaskStore};
+use application::ports::{DiscardOutcome, Retry, RetryOutcome, StoreError, Submitted, TaskStore, WorkStore};
 use contract_tests::{fixtures::*, servers::PostgresServer};
-use domain::{Idempotency, IdempotencyKey, NewTask, TaskId, Tenant, Unique, UniqueKey};
+use domain::{Failure, Idempotency, IdempotencyKey, NewTask, Status, TaskId, Tenant, Unique, UniqueKey};
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use sqlx::{Connection, PgConnection};
 
@@ -184,4 +184,45 @@ async fn a_caller_that_left_asks_again_and_finds_its_task() {
         }
         assert_eq!(number_of_tasks(&stores[0]).await, n + 1, "one key, one task");
     }
+}
+
+/// Many bring the same ended tasks back, and others remove them at the same time: each task comes back once, or is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_ended_task_comes_back_once() {
+    let (_, stores) = stores(3).await;
+    let first = &*stores[0];
+    let worker = worker(first).await;
+    let ids = submit_many(first, 60).await;
+    let claimed = claim(first, worker, &ids).await;
+    let ends: Vec<_> =
+        claimed.iter().map(|task| failure(task, Failure::permanent("bad", "bad input"))).collect();
+    first.settle(worker, &ends).await.expect("settle");
+    let start = Arc::new(tokio::sync::Barrier::new(24));
+    let calls: Vec<_> = (0..24)
+        .map(|n| {
+            let (store, start, mut ids) = (stores[n % stores.len()].clone(), start.clone(), ids.clone());
+            ids.rotate_left(n * 7 % 60);
+            tokio::spawn(async move {
+                start.wait().await;
+                if n % 4 == 0 {
+                    let gone = store.discard(&Tenant::default(), &ids[..20]).await.expect("discard");
+                    (0, gone.iter().filter(|outcome| **outcome == DiscardOutcome::Discarded).count())
+                } else {
+                    let tasks: Vec<_> = ids.iter().map(|id| Retry { id: *id, input: None }).collect();
+                    let back = store.retry(&Tenant::default(), &tasks).await.expect("retry");
+                    (back.iter().filter(|outcome| matches!(outcome, RetryOutcome::Waiting(..))).count(), 0)
+                }
+            })
+        })
+        .collect();
+    let (mut back, mut gone) = (0, 0);
+    for call in calls {
+        let (waiting, discarded) = call.await.expect("no panic");
+        (back, gone) = (back + waiting, gone + discarded);
+    }
+    assert_eq!(back + gone, 60, "each task once: {back} came back, {gone} are gone");
+    let shown = everything(first, &Tenant::default()).await;
+    assert_eq!(shown.len(), back);
+    assert!(shown.iter().all(|task| (task.status, task.attempt) == (Status::Pending, 1)));
+    assert_eq!(number_of_tasks(first).await, back);
 }
