@@ -9,7 +9,7 @@ use domain::{Change as Decision, Counters, Event, Status, TaskId, Tenant, decide
 use crate::{
     ending::{Ending, end, fenced},
     error::store_error,
-    rows::{id_list, number, pages, parse_status, state},
+    rows::{CounterColumns, id_list, pages, parse_status, state},
     writer::{Change, Write},
 };
 
@@ -26,9 +26,8 @@ struct Row {
     queue: String,
     status: String,
     cancel_requested: bool,
-    attempt: i64,
-    failures: i64,
-    crashes: i64,
+    #[sqlx(flatten)]
+    counters: CounterColumns,
 }
 
 struct Standing {
@@ -68,9 +67,13 @@ impl Change for Cancel {
                     }
                     CancelOutcome::Requested
                 }
-                Ok(Decision::BecomePending | Decision::Start | Decision::Wait { .. }) | Err(_) => {
-                    CancelOutcome::AlreadyEnded(task.status)
-                }
+                Ok(
+                    Decision::BecomePending
+                    | Decision::Start
+                    | Decision::Wait { .. }
+                    | Decision::Reopen { .. },
+                )
+                | Err(_) => CancelOutcome::AlreadyEnded(task.status),
             });
         }
         end(write, endings).await?;
@@ -84,7 +87,9 @@ impl Cancel {
         const SQL: &str = "
             SELECT t.id, t.queue, coalesce(l.state, o.status) AS status,
                    coalesce(l.cancel_requested, 0) AS cancel_requested, coalesce(l.attempt, o.attempt) AS attempt,
-                   coalesce(l.failures, o.failures) AS failures, coalesce(l.crashes, o.crashes) AS crashes
+                   coalesce(l.failures, o.failures) AS failures, coalesce(l.crashes, o.crashes) AS crashes,
+                   coalesce(l.forgiven_failures, o.forgiven_failures) AS forgiven_failures,
+                   coalesce(l.forgiven_crashes, o.forgiven_crashes) AS forgiven_crashes
             FROM json_each(?1) AS wanted
             CROSS JOIN task AS t ON t.id = wanted.value AND t.tenant = ?2
             LEFT JOIN live AS l ON l.task = t.id
@@ -97,11 +102,7 @@ impl Cancel {
             .map_err(store_error)?;
         rows.into_iter()
             .map(|row| {
-                let counters = Counters {
-                    attempt: number(row.attempt)?,
-                    failures: number(row.failures)?,
-                    crashes: number(row.crashes)?,
-                };
+                let counters = row.counters.read()?;
                 let status = parse_status(&row.status)?;
                 let standing =
                     Standing { queue: row.queue, status, cancel_requested: row.cancel_requested, counters };

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use application::ports::{Claim as Wish, ClaimedTask, StoreError};
 use async_trait::async_trait;
-use domain::{Counters, Json, Priority, QueueName, Status, TaskId, WorkerId};
+use domain::{Json, Priority, QueueName, Status, Suspicion, TaskId, WorkerId};
 
 use crate::{
     ending::fenced,
     error::store_error,
     read::limits,
-    rows::{id_list, moment, number, parse_name, parse_priority, parse_queue},
+    rows::{CounterColumns, id_list, lane, moment, parse_name, parse_priority, parse_queue},
     writer::{Change, Write},
 };
 
@@ -37,8 +37,12 @@ impl Change for Claim {
         let wanted = match &self.wish {
             Wish::Ids(ids) => ids.clone(),
             Wish::Next { queues, limit } => next(write, queues, *limit).await?,
+            Wish::Suspects { queues, suspicion, limit } => {
+                suspects(write, queues, *suspicion, *limit).await?
+            }
         };
-        take(write, self.worker, &wanted).await
+        let are_suspects = matches!(self.wish, Wish::Suspects { .. });
+        take(write, self.worker, &wanted, are_suspects).await
     }
 }
 
@@ -65,6 +69,35 @@ async fn next(
         lines.push((queue.clone(), line?));
     }
     Ok(write.memory.turns.merge(lines, limit))
+}
+
+/// The first suspects of one degree, over all these queues.
+async fn suspects(
+    write: &mut Write<'_>,
+    queues: &[QueueName],
+    suspicion: Suspicion,
+    limit: usize,
+) -> Result<Vec<TaskId>, StoreError> {
+    const SQL: &str = "
+        SELECT priority, task FROM live WHERE queue = ?1 AND lane = ?2 AND state = 'PENDING'
+        ORDER BY priority, task LIMIT ?3";
+    if suspicion == Suspicion::None {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for queue in queues {
+        let rows: Vec<(i64, i64)> = sqlx::query_as(SQL)
+            .bind(queue.as_str())
+            .bind(lane(suspicion))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&mut *write.conn)
+            .await
+            .map_err(store_error)?;
+        found.extend(rows);
+    }
+    found.sort_unstable();
+    found.truncate(limit);
+    Ok(found.into_iter().map(|(_, id)| TaskId(id)).collect())
 }
 
 /// Which queue was served when, so that equally urgent ones take turns, inside a claim and from claim to claim.
@@ -110,25 +143,27 @@ struct Row {
     soft_time_limit: Option<i64>,
     time_limit: i64,
     created_at: i64,
-    attempt: i64,
-    failures: i64,
-    crashes: i64,
+    #[sqlx(flatten)]
+    counters: CounterColumns,
 }
 
-/// Takes those of these that are PENDING; answers them in the order given.
+/// Takes those of these that are PENDING, suspects or none; answers them in the order given.
 async fn take(
     write: &mut Write<'_>,
     worker: WorkerId,
     ids: &[TaskId],
+    suspects: bool,
 ) -> Result<Vec<ClaimedTask>, StoreError> {
     // The plus keeps the planner to the ids: under old statistics it would rather walk through the order.
     const TAKE: &str = "
-        UPDATE live SET state = 'PROCESSING', worker = ?2, attempt = attempt + 1, started_at = ?3, updated_at = ?3
-        WHERE task IN (SELECT value FROM json_each(?1)) AND +state = 'PENDING'
+        UPDATE live SET state = 'PROCESSING', worker = ?2, attempt = attempt + 1, started_at = ?3, updated_at = ?3,
+            reopened = 0
+        WHERE task IN (SELECT value FROM json_each(?1)) AND +state = 'PENDING' AND (lane <> '') = ?4
         RETURNING task";
     const READ: &str = "
         SELECT t.id, t.tenant, t.type AS task_type, t.queue, t.priority, t.input, t.max_attempts,
-               t.soft_time_limit, t.time_limit, t.created_at, l.attempt, l.failures, l.crashes
+               t.soft_time_limit, t.time_limit, t.created_at, l.attempt, l.failures, l.crashes,
+               l.forgiven_failures, l.forgiven_crashes
         FROM json_each(?1) AS taken
         CROSS JOIN live AS l ON l.task = taken.value
         CROSS JOIN task AS t ON t.id = l.task";
@@ -139,6 +174,7 @@ async fn take(
         .bind(id_list(ids.iter().map(|id| id.0)))
         .bind(worker.0)
         .bind(write.now)
+        .bind(suspects)
         .fetch_all(&mut *write.conn)
         .await
         .map_err(store_error)?;
@@ -170,11 +206,7 @@ impl Row {
             priority: parse_priority(self.priority)?,
             input: Json::from_stored(self.input),
             limits: limits(self.max_attempts, self.soft_time_limit, self.time_limit)?,
-            counters: Counters {
-                attempt: number(self.attempt)?,
-                failures: number(self.failures)?,
-                crashes: number(self.crashes)?,
-            },
+            counters: self.counters.read()?,
             created_at: moment(self.created_at)?,
             started_at: moment(now)?,
         })

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use application::ports::{Receipt, StoreError};
+use application::ports::{StoreError, Submitted};
 use domain::NewTask;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -23,7 +23,7 @@ const TOGETHER: usize = 256;
 /// One call's tasks, and where its answer goes.
 struct Submission {
     tasks: Vec<NewTask>,
-    reply: oneshot::Sender<Result<Vec<Receipt>, StoreError>>,
+    reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
 }
 
 /// Takes submissions on their way to the writer.
@@ -40,7 +40,7 @@ impl Combiner {
         Self { queue: Mutex::new(Some(sender)), running: tokio::sync::Mutex::new(Some(running)) }
     }
 
-    pub(crate) async fn submit(&self, tasks: Vec<NewTask>) -> Result<Vec<Receipt>, StoreError> {
+    pub(crate) async fn submit(&self, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, StoreError> {
         let (reply, answer) = oneshot::channel();
         let sender = self.lock_queue().clone().ok_or_else(closed)?;
         sender.send(Submission { tasks, reply }).await.map_err(|_| closed())?;
@@ -82,7 +82,7 @@ async fn store(writer: &Writer, submissions: Vec<Submission>) {
         let own = from..from + size;
         from += size;
         let answer = match &stored {
-            Ok(receipts) => Ok(receipts[own].to_vec()),
+            Ok(outcomes) => Ok(outcomes[own].to_vec()),
             // Whatever was wrong with one of them is that one's own affair.
             Err(StoreError::Corrupt(_)) if !alone => {
                 writer.submit(Submit { tasks: Arc::new(all[own].to_vec()) }).await

@@ -58,10 +58,10 @@ impl Ending {
 /// Applies ends that were decided in this transaction. The caller keeps the tally.
 pub(crate) async fn end(write: &mut Write<'_>, endings: Vec<Ending>) -> Result<(), StoreError> {
     const OUTCOME: &str = "
-        INSERT INTO outcome (task, tenant, status, attempt, failures, crashes, worker, attempt_outcome,
-                             started_at, ended_at, result, details, error_code, error_message)
+        INSERT INTO outcome (task, tenant, status, attempt, failures, crashes, forgiven_failures, forgiven_crashes,
+                             worker, attempt_outcome, started_at, ended_at, result, details, error_code, error_message)
         SELECT l.task, l.tenant, e.value ->> 'status', l.attempt, e.value ->> 'failures', e.value ->> 'crashes',
-               l.worker, e.value ->> 'attempt_outcome', l.started_at, ?2, e.value ->> 'result',
+               l.forgiven_failures, l.forgiven_crashes, l.worker, e.value ->> 'attempt_outcome', l.started_at, ?2, e.value ->> 'result',
                e.value ->> 'details', e.value ->> 'error_code', e.value ->> 'error_message'
         FROM json_each(?1) AS e
         CROSS JOIN live AS l ON l.task = e.value ->> 'task' AND l.attempt = e.value ->> 'attempt'

@@ -39,17 +39,18 @@ impl Query for List {
 const ANY: &str = "
     SELECT t.id FROM task AS t
     WHERE t.tenant = ?1 AND t.id < ?2 AND (?3 IS NULL OR t.type = ?3) AND (?4 IS NULL OR t.queue = ?4)
-      AND ?6 = ''
+      AND ?6 = '' AND (?7 IS NULL AND ?8 IS NULL OR EXISTS (
+        SELECT 1 FROM outcome AS o WHERE o.task = t.id AND (?7 IS NULL OR o.error_code = ?7) AND (?8 IS NULL OR o.ended_at < ?8)))
     ORDER BY t.id DESC LIMIT ?5";
 const LIVE: &str = "
     SELECT t.id FROM live AS l CROSS JOIN task AS t ON t.id = l.task
     WHERE l.tenant = ?1 AND l.task < ?2 AND (?3 IS NULL OR t.type = ?3) AND (?4 IS NULL OR l.queue = ?4)
-      AND l.state = ?6
+      AND l.state = ?6 AND ?7 IS NULL AND ?8 IS NULL
     ORDER BY l.task DESC LIMIT ?5";
 const ENDED: &str = "
     SELECT t.id FROM outcome AS o CROSS JOIN task AS t ON t.id = o.task
     WHERE o.tenant = ?1 AND o.task < ?2 AND (?3 IS NULL OR t.type = ?3) AND (?4 IS NULL OR t.queue = ?4)
-      AND o.status = ?6
+      AND o.status = ?6 AND (?7 IS NULL OR o.error_code = ?7) AND (?8 IS NULL OR o.ended_at < ?8)
     ORDER BY o.task DESC LIMIT ?5";
 
 impl List {
@@ -66,6 +67,8 @@ impl List {
             .bind(self.filter.queue.as_ref().map(|queue| queue.as_str()))
             .bind(i64::try_from(self.page.limit).unwrap_or(i64::MAX))
             .bind(status)
+            .bind(self.filter.error_code.as_deref())
+            .bind(self.filter.ended_before.map(|at| at.timestamp_micros()))
             .fetch_all(snapshot)
             .await
             .map_err(store_error)?;

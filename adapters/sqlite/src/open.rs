@@ -147,7 +147,10 @@ fn lock(database: &Path) -> Result<Lock, OpenError> {
 
 /// We hold the lock, so whoever is said to be alive is not: what they held can be taken over at once.
 async fn bury_the_past(writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    const SQL: &str = "UPDATE worker SET state = 'dead' WHERE state = 'alive'";
+    const SQL: &str = "
+        UPDATE worker SET state = 'dead', heaviest = min(2, coalesce((
+            SELECT max(l.crashes - l.forgiven_crashes) FROM live AS l WHERE l.worker = worker.id), 0))
+        WHERE state = 'alive'";
     let buried = sqlx::query(SQL).execute(writer).await?.rows_affected();
     if buried > 0 {
         tracing::info!(

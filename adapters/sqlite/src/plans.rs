@@ -5,15 +5,20 @@ use std::collections::HashSet;
 
 use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
-const SOURCES: [(&str, &str); 14] = [
+const SOURCES: [(&str, &str); 19] = [
     ("attempts", include_str!("attempts.rs")),
     ("cancel", include_str!("cancel.rs")),
     ("claim", include_str!("claim.rs")),
     ("delete", include_str!("delete.rs")),
     ("ending", include_str!("ending.rs")),
+    ("failed", include_str!("failed.rs")),
+    ("fire", include_str!("fire.rs")),
     ("list", include_str!("list.rs")),
+    ("once", include_str!("once.rs")),
     ("read", include_str!("read.rs")),
     ("record", include_str!("record.rs")),
+    ("retry", include_str!("retry.rs")),
+    ("schedule", include_str!("schedule.rs")),
     ("settle", include_str!("settle.rs")),
     ("submit", include_str!("submit.rs")),
     ("tally", include_str!("tally.rs")),
@@ -48,7 +53,7 @@ fn faults(steps: &[(i64, String)]) -> Vec<String> {
             "SCAN" if step.contains("VIRTUAL TABLE") => {}
             "SCAN" if ["worker_alive", "live_held", "live_due"].iter().any(|index| step.contains(index)) => {}
             // What the statement itself has found so far.
-            "SCAN" if ["waiting", "CONSTANT"].contains(&words[1]) => {}
+            "SCAN" if ["waiting", "found", "CONSTANT"].contains(&words[1]) => {}
             "SCAN" => faults.push(step.clone()),
             "SEARCH" => {
                 searched.insert(*parent);

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use application::ports::{
-    Applied, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan,
-    Overdue, ProgressRecord, QueueCounts, Receipt, Settlement, StoreError, TaskFilter, TaskStore,
-    UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    Applied, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome, DiscardOutcome,
+    FailureGroup, Health, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts, Retry,
+    RetryOutcome, Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore,
+    WorkerProfile,
 };
 use async_trait::async_trait;
 use domain::{Attempt, NewTask, QueueName, Task, TaskId, Tenant, WorkerId};
@@ -15,22 +16,25 @@ use crate::{
     attempts::Attempts,
     cancel::Cancel,
     claim::Claim,
-    delete::Delete,
+    delete::{Delete, Discard, DiscardFailed},
     error::store_error,
+    failed::Failures,
     list::List,
+    once::ForgetKeys,
     read::{ChunksAfter, Read},
     record::Record,
+    retry::RetryTasks,
     rows::moment,
     settle::Settle,
     store::{Query, SqliteStore},
     tally::Counts,
     upkeep::{Expire, NextDue, Promote, WaitingIn, WaitingQueues},
-    workers::{Bury, CancelRequests, Heartbeat, Orphans, OverdueAt, Register, Retire},
+    workers::{Bury, CancelRequests, Heartbeat, Orphans, OverdueAt, OverrunningAt, Register, Retire},
 };
 
 #[async_trait]
 impl TaskStore for SqliteStore {
-    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
@@ -64,6 +68,18 @@ impl TaskStore for SqliteStore {
 
     async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError> {
         self.write(Delete { tenant: tenant.clone(), ids: ids.to_vec() }).await
+    }
+
+    async fn retry(&self, tenant: &Tenant, tasks: &[Retry]) -> Result<Vec<RetryOutcome>, StoreError> {
+        self.write(RetryTasks { tenant: tenant.clone(), tasks: tasks.to_vec() }).await
+    }
+
+    async fn discard(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DiscardOutcome>, StoreError> {
+        self.write(Discard { tenant: tenant.clone(), ids: ids.to_vec() }).await
+    }
+
+    async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError> {
+        self.query(Failures { tenant: tenant.clone(), limit }).await
     }
 
     async fn chunks_after(
@@ -149,6 +165,18 @@ impl UpkeepStore for SqliteStore {
 
     async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
         self.query(WaitingQueues).await
+    }
+
+    async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {
+        self.query(OverrunningAt { now: self.now(), grace, limit }).await
+    }
+
+    async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
+        self.write(ForgetKeys { limit }).await
+    }
+
+    async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.write(DiscardFailed { age, limit }).await
     }
 }
 

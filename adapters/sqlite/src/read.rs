@@ -45,6 +45,7 @@ struct Row {
     time_limit: i64,
     expires_at: Option<i64>,
     created_at: i64,
+    unique_key: Option<String>,
     status: Option<String>,
     cancel_requested: bool,
     attempt: Option<i64>,
@@ -71,13 +72,13 @@ pub(crate) async fn tasks(
     // The record of the attempt that a waiting task counts is its last one; a running one's is not written yet.
     const SQL: &str = "
         SELECT t.id, t.type AS task_type, t.queue, t.priority, t.input, t.metadata, t.max_attempts,
-               t.soft_time_limit, t.time_limit, t.expires_at, t.created_at,
+               t.soft_time_limit, t.time_limit, t.expires_at, t.created_at, t.unique_key,
                coalesce(o.status, l.state) AS status, coalesce(l.cancel_requested, 0) AS cancel_requested,
                coalesce(o.attempt, l.attempt) AS attempt, l.due_at,
                coalesce(o.started_at, l.started_at) AS started_at, coalesce(o.ended_at, l.updated_at) AS updated_at,
                o.ended_at, o.result, o.details,
-               coalesce(o.error_code, a.error_code) AS error_code,
-               coalesce(o.error_message, a.error_message) AS error_message,
+               coalesce(o.error_code, iif(l.reopened, l.error_code, a.error_code)) AS error_code,
+               coalesce(o.error_message, iif(l.reopened, l.error_message, a.error_message)) AS error_message,
                p.current AS progress_current, p.total AS progress_total, p.message AS progress_message,
                p.updated_at AS progress_at
         FROM json_each(?1) AS wanted
@@ -126,6 +127,7 @@ impl Row {
             input: Json::from_stored(self.input),
             metadata: self.metadata.map(Json::from_stored),
             limits: limits(self.max_attempts, self.soft_time_limit, self.time_limit)?,
+            unique_key: self.unique_key.map(|key| parse_name(&key)).transpose()?,
             status: parse_status(&status)?,
             cancel_requested: self.cancel_requested,
             attempt: number(self.attempt.unwrap_or(0))?,

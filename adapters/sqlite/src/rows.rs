@@ -3,7 +3,9 @@
 use std::{fmt::Debug, str::FromStr, time::Duration};
 
 use application::ports::StoreError;
-use domain::{AttemptOutcome, End, Failure, Priority, QueueName, State, Status, Timestamp};
+use domain::{
+    AttemptOutcome, Counters, End, Failure, Priority, QueueName, State, Status, Suspicion, Timestamp,
+};
 use serde::Serialize;
 
 /// Rows for `json_each`, as JSON arrays of a few megabytes at most each, however big the rows are.
@@ -91,6 +93,44 @@ pub(crate) fn duration(micros: i64) -> Result<Duration, StoreError> {
 /// Counters and numbers of attempts.
 pub(crate) fn number(value: i64) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|_| unreadable("a counter", &value))
+}
+
+/// The columns that count attempts.
+#[derive(sqlx::FromRow)]
+pub(crate) struct CounterColumns {
+    attempt: i64,
+    failures: i64,
+    crashes: i64,
+    forgiven_failures: i64,
+    forgiven_crashes: i64,
+}
+
+impl CounterColumns {
+    pub(crate) fn read(&self) -> Result<Counters, StoreError> {
+        Ok(Counters {
+            attempt: number(self.attempt)?,
+            failures: number(self.failures)?,
+            crashes: number(self.crashes)?,
+            forgiven_failures: number(self.forgiven_failures)?,
+            forgiven_crashes: number(self.forgiven_crashes)?,
+        })
+    }
+}
+
+/// The lane in which tasks of this suspicion wait: claims of the ordinary ones never pass over a suspect.
+pub(crate) fn lane(suspicion: Suspicion) -> &'static str {
+    match suspicion {
+        Suspicion::None => "",
+        Suspicion::Shared => "shared",
+        Suspicion::Alone => "alone",
+    }
+}
+
+pub(crate) fn parse_lane(text: &str) -> Result<Suspicion, StoreError> {
+    Suspicion::ALL
+        .into_iter()
+        .find(|suspicion| lane(*suspicion) == text)
+        .ok_or_else(|| unreadable("a lane", &text))
 }
 
 /// Code and message are kept; the class has done its work when the attempt was settled.

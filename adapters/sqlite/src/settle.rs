@@ -11,7 +11,7 @@ use crate::{
     clock::later,
     ending::{Ending, end, fenced},
     error::store_error,
-    rows::{id_list, number, pages, parse_outcome},
+    rows::{id_list, lane, number, pages, parse_outcome},
     writer::{Change, Write},
 };
 
@@ -37,7 +37,7 @@ struct Return {
     due_at: Option<i64>,
     failures: u32,
     crashes: u32,
-    suspect: u8,
+    lane: &'static str,
     error_code: Option<String>,
     error_message: Option<String>,
 }
@@ -73,7 +73,7 @@ impl Change for Settle {
                     answers.push(Applied::CancelRequested);
                     continue;
                 }
-                Decision::Wait { after, counters, suspect, outcome, error } => {
+                Decision::Wait { after, counters, outcome, error } => {
                     let due_at = (!after.is_zero()).then(|| later(write.now, *after));
                     let (error_code, error_message) =
                         error.clone().map(|error| (error.code, error.message)).unzip();
@@ -84,7 +84,7 @@ impl Change for Settle {
                         due_at,
                         failures: counters.failures,
                         crashes: counters.crashes,
-                        suspect: u8::from(*suspect),
+                        lane: lane(counters.suspicion()),
                         error_code,
                         error_message,
                     });
@@ -100,7 +100,10 @@ impl Change for Settle {
                     endings.push(ending.held(self.worker.0, outcome, result, details));
                     Status::from(*end)
                 }
-                Decision::BecomePending | Decision::Start | Decision::RequestCancel => {
+                Decision::BecomePending
+                | Decision::Start
+                | Decision::RequestCancel
+                | Decision::Reopen { .. } => {
                     answers.push(Applied::Stale);
                     continue;
                 }
@@ -168,15 +171,15 @@ async fn put_back(write: &mut Write<'_>, worker: WorkerId, returns: &[Return]) -
         CROSS JOIN live AS l ON l.task = r.value ->> 'task' AND l.attempt = r.value ->> 'attempt' AND l.worker = ?2";
     // As an upsert, because the planner may turn UPDATE … FROM around and walk through the table for each task.
     const LIVE: &str = "
-        INSERT INTO live (task, tenant, queue, priority, state, due_at, suspect, failures, crashes, updated_at)
+        INSERT INTO live (task, tenant, queue, priority, state, due_at, lane, failures, crashes, updated_at)
         SELECT l.task, l.tenant, l.queue, l.priority,
                iif(r.value ->> 'due_at' IS NULL, 'PENDING', 'SCHEDULED'), r.value ->> 'due_at',
-               r.value ->> 'suspect', r.value ->> 'failures', r.value ->> 'crashes', ?3
+               r.value ->> 'lane', r.value ->> 'failures', r.value ->> 'crashes', ?3
         FROM json_each(?1) AS r
         CROSS JOIN live AS l ON l.task = r.value ->> 'task' AND l.attempt = r.value ->> 'attempt' AND l.worker = ?2
         WHERE true
         ON CONFLICT (task) DO UPDATE SET state = excluded.state, due_at = excluded.due_at, worker = NULL,
-            cancel_requested = 0, suspect = excluded.suspect, failures = excluded.failures,
+            cancel_requested = 0, lane = excluded.lane, failures = excluded.failures,
             crashes = excluded.crashes, updated_at = excluded.updated_at";
     let expected = returns.len() as u64;
     let (mut recorded, mut returned) = (0, 0);

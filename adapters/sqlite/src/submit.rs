@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use application::ports::{Receipt, StoreError};
+use application::ports::{Receipt, StoreError, Submitted};
 use async_trait::async_trait;
 use domain::{NewTask, Start, Status, TaskId};
 use serde::Serialize;
@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     clock::{later, micros},
     error::store_error,
+    once::Known,
     rows::{moment, moment_if, pages},
     writer::{Change, Write},
 };
@@ -30,6 +31,7 @@ struct Row<'t> {
     priority: u8,
     input: &'t str,
     metadata: Option<&'t str>,
+    unique_key: Option<&'t str>,
     max_attempts: u32,
     soft_time_limit: Option<i64>,
     time_limit: i64,
@@ -52,6 +54,7 @@ impl<'t> Row<'t> {
             priority: task.priority.get(),
             input: task.input.as_str(),
             metadata: task.metadata.as_ref().map(|metadata| metadata.as_str()),
+            unique_key: task.unique.as_ref().map(|unique| unique.key.as_str()),
             max_attempts: task.limits.max_attempts,
             soft_time_limit: task.limits.soft_time_limit.map(micros),
             time_limit: micros(task.limits.time_limit),
@@ -63,43 +66,54 @@ impl<'t> Row<'t> {
 
 #[async_trait]
 impl Change for Submit {
-    type Answer = Vec<Receipt>;
+    type Answer = Vec<Submitted>;
 
     async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
-        const TASKS: &str = "
-            INSERT INTO task (id, tenant, type, queue, priority, input, metadata,
-                              max_attempts, soft_time_limit, time_limit, run_at, expires_at, created_at)
-            SELECT value ->> 'id', value ->> 'tenant', value ->> 'type', value ->> 'queue', value ->> 'priority',
-                   value ->> 'input', value ->> 'metadata', value ->> 'max_attempts', value ->> 'soft_time_limit',
-                   value ->> 'time_limit', value ->> 'run_at', value ->> 'expires_at', ?2
-            FROM json_each(?1)";
-        const LIVE: &str = "
-            INSERT INTO live (task, tenant, queue, priority, state, due_at, expires_at)
-            SELECT id, tenant, queue, priority, iif(run_at IS NULL, 'PENDING', 'SCHEDULED'), run_at, expires_at
-            FROM task WHERE id BETWEEN ?1 AND ?2";
-        let created_at = moment(write.now)?;
-        let mut receipts = Vec::with_capacity(self.tasks.len());
-        let mut rows = Vec::with_capacity(self.tasks.len());
-        // Only this writer gives ids; one that was lost in a failed change is not given again.
-        let first = write.memory.last_task + 1;
-        for task in self.tasks.iter() {
-            write.memory.last_task += 1;
-            let row = Row::new(write.memory.last_task, task, write.now);
-            let status = if row.run_at.is_some() { Status::Scheduled } else { Status::Pending };
-            write.tally.enter(row.tenant, row.queue, status);
-            receipts.push(Receipt { id: TaskId(row.id), created_at, run_at: moment_if(row.run_at)? });
-            rows.push(row);
-        }
-        for page in pages(rows) {
-            sqlx::query(TASKS)
-                .bind(page)
-                .bind(write.now)
-                .execute(&mut *write.conn)
-                .await
-                .map_err(store_error)?;
-        }
-        let last = write.memory.last_task;
-        sqlx::query(LIVE).bind(first).bind(last).execute(&mut *write.conn).await.map_err(store_error)?;
-        Ok(receipts)
+        store(write, self.tasks.iter()).await
     }
+}
+
+/// Stores tasks in the transaction that is under way.
+pub(crate) async fn store<'t>(
+    write: &mut Write<'_>,
+    tasks: impl Iterator<Item = &'t NewTask>,
+) -> Result<Vec<Submitted>, StoreError> {
+    const TASKS: &str = "
+        INSERT INTO task (id, tenant, type, queue, priority, input, metadata, unique_key,
+                          max_attempts, soft_time_limit, time_limit, run_at, expires_at, created_at)
+        SELECT value ->> 'id', value ->> 'tenant', value ->> 'type', value ->> 'queue', value ->> 'priority',
+               value ->> 'input', value ->> 'metadata', value ->> 'unique_key', value ->> 'max_attempts',
+               value ->> 'soft_time_limit', value ->> 'time_limit', value ->> 'run_at', value ->> 'expires_at', ?2
+        FROM json_each(?1)";
+    const LIVE: &str = "
+        INSERT INTO live (task, tenant, queue, priority, state, due_at, expires_at)
+        SELECT id, tenant, queue, priority, iif(run_at IS NULL, 'PENDING', 'SCHEDULED'), run_at, expires_at
+        FROM task WHERE id BETWEEN ?1 AND ?2";
+    let created_at = moment(write.now)?;
+    let (mut outcomes, mut rows) = (Vec::new(), Vec::new());
+    let mut known = Known::default();
+    // Only this writer gives ids; one that was lost in a failed change is not given again.
+    let first = write.memory.last_task + 1;
+    for task in tasks {
+        if let Some(before) = known.find(write, task).await? {
+            outcomes.push(before);
+            continue;
+        }
+        write.memory.last_task += 1;
+        let row = Row::new(write.memory.last_task, task, write.now);
+        let status = if row.run_at.is_some() { Status::Scheduled } else { Status::Pending };
+        write.tally.enter(row.tenant, row.queue, status);
+        let receipt = Receipt { id: TaskId(row.id), created_at, run_at: moment_if(row.run_at)? };
+        known.note(task, receipt, status);
+        outcomes.push(Submitted::New(receipt));
+        rows.push(row);
+    }
+    for page in pages(rows) {
+        let insert = sqlx::query(TASKS).bind(page).bind(write.now);
+        insert.execute(&mut *write.conn).await.map_err(store_error)?;
+    }
+    let last = write.memory.last_task;
+    sqlx::query(LIVE).bind(first).bind(last).execute(&mut *write.conn).await.map_err(store_error)?;
+    known.remember(write).await?;
+    Ok(outcomes)
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use application::ports::{StoreError, Waiting};
 use async_trait::async_trait;
-use domain::{Change as Decision, Counters, Event, QueueName, Status, TaskId, decide};
+use domain::{Change as Decision, Event, QueueName, Status, Suspicion, TaskId, decide};
 use sqlx::SqliteConnection;
 
 use crate::{
     ending::{Ending, end},
     error::store_error,
-    rows::{number, parse_priority, parse_queue, parse_status, state},
+    rows::{CounterColumns, parse_lane, parse_priority, parse_queue, parse_status, state},
     store::Query,
     writer::{Change, Write},
 };
@@ -29,20 +29,21 @@ impl Change for Promote {
             UPDATE live SET state = 'PENDING', due_at = NULL, updated_at = ?1
             WHERE task IN (
                 SELECT task FROM live WHERE state = 'SCHEDULED' AND due_at <= ?1 ORDER BY due_at, task LIMIT ?2)
-            RETURNING task, tenant, queue, priority";
-        let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(SQL)
+            RETURNING task, tenant, queue, lane, priority";
+        let rows: Vec<(i64, String, String, String, i64)> = sqlx::query_as(SQL)
             .bind(write.now)
             .bind(i64::try_from(self.limit).unwrap_or(i64::MAX))
             .fetch_all(&mut *write.conn)
             .await
             .map_err(store_error)?;
         let mut promoted = Vec::with_capacity(rows.len());
-        for (id, tenant, queue, priority) in rows {
+        for (id, tenant, queue, lane, priority) in rows {
             write.tally.shift(&tenant, &queue, Status::Scheduled, Status::Pending);
             promoted.push(Waiting {
                 id: TaskId(id),
                 queue: parse_queue(&queue)?,
                 priority: parse_priority(priority)?,
+                suspicion: parse_lane(&lane)?,
             });
         }
         Ok(promoted)
@@ -76,9 +77,8 @@ struct Late {
     tenant: String,
     queue: String,
     state: String,
-    attempt: i64,
-    failures: i64,
-    crashes: i64,
+    #[sqlx(flatten)]
+    counters: CounterColumns,
 }
 
 #[async_trait]
@@ -87,7 +87,8 @@ impl Change for Expire {
 
     async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
-            SELECT task, tenant, queue, state, attempt, failures, crashes FROM live
+            SELECT task, tenant, queue, state, attempt, failures, crashes, forgiven_failures, forgiven_crashes
+            FROM live
             WHERE expires_at IS NOT NULL AND expires_at <= ?1 AND worker IS NULL
             ORDER BY expires_at, task LIMIT ?2";
         let rows: Vec<Late> = sqlx::query_as(SQL)
@@ -100,11 +101,7 @@ impl Change for Expire {
         let mut endings = Vec::with_capacity(rows.len());
         for row in rows {
             let status = parse_status(&row.state)?;
-            let counters = Counters {
-                attempt: number(row.attempt)?,
-                failures: number(row.failures)?,
-                crashes: number(row.crashes)?,
-            };
+            let counters = row.counters.read()?;
             let decision = decide(state(status, false), counters, Event::Expire);
             if let Ok(Decision::Finish { end, counters, error }) = decision {
                 write.tally.shift(&row.tenant, &row.queue, status, end.into());
@@ -140,7 +137,8 @@ impl Query for WaitingIn {
         rows.into_iter()
             .map(|(priority, id)| {
                 let priority = parse_priority(priority)?;
-                Ok(Waiting { id: TaskId(id), queue: self.queue.clone(), priority })
+                let queue = self.queue.clone();
+                Ok(Waiting { id: TaskId(id), queue, priority, suspicion: Suspicion::None })
             })
             .collect()
     }

@@ -1,14 +1,17 @@
 //! Leases: who is alive, and what those hold who are not.
 
-use application::ports::{Orphan, Overdue, StoreError, Waiting, WorkerProfile};
+use std::time::Duration;
+
+use application::ports::{Orphan, Overdue, Overrunning, StoreError, Waiting, WorkerProfile};
 use async_trait::async_trait;
-use domain::{Counters, TaskId, WorkerId};
+use domain::{Suspicion, TaskId, WorkerId};
 use sqlx::SqliteConnection;
 
 use crate::{
     clock::micros,
     error::store_error,
-    rows::{moment, number, parse_name, parse_priority, parse_queue},
+    read::limits,
+    rows::{CounterColumns, moment, number, parse_lane, parse_name, parse_priority, parse_queue},
     store::Query,
     writer::{Change, Write},
 };
@@ -82,8 +85,10 @@ impl Change for Bury {
     type Answer = bool;
 
     async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
-        const SQL: &str =
-            "UPDATE worker SET state = 'dead' WHERE id = ?1 AND state = 'alive' AND last_heartbeat = ?2";
+        const SQL: &str = "
+            UPDATE worker SET state = 'dead', heaviest = min(2, coalesce((
+                SELECT max(l.crashes - l.forgiven_crashes) FROM live AS l WHERE l.worker = worker.id), 0))
+            WHERE id = ?1 AND state = 'alive' AND last_heartbeat = ?2";
         let query =
             sqlx::query(SQL).bind(self.seen.worker.0).bind(self.seen.last_heartbeat.timestamp_micros());
         Ok(query.execute(&mut *write.conn).await.map_err(store_error)?.rows_affected() > 0)
@@ -124,11 +129,12 @@ struct Row {
     task: i64,
     worker: i64,
     retired: bool,
-    attempt: i64,
-    failures: i64,
-    crashes: i64,
+    heaviest: i64,
+    #[sqlx(flatten)]
+    counters: CounterColumns,
     cancel_requested: bool,
     queue: String,
+    lane: String,
     priority: i64,
 }
 
@@ -138,8 +144,8 @@ impl Query for Orphans {
 
     async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
-            SELECT l.task, l.worker, w.state = 'retired' AS retired, l.attempt, l.failures, l.crashes,
-                   l.cancel_requested, l.queue, l.priority
+            SELECT l.task, l.worker, w.state = 'retired' AS retired, w.heaviest, l.attempt, l.failures, l.crashes,
+                   l.forgiven_failures, l.forgiven_crashes, l.cancel_requested, l.queue, l.lane, l.priority
             FROM live AS l CROSS JOIN worker AS w ON w.id = l.worker
             WHERE l.worker IS NOT NULL AND w.state <> 'alive'
             ORDER BY l.worker, l.task LIMIT ?1";
@@ -157,16 +163,14 @@ impl Row {
             id,
             worker: WorkerId(self.worker),
             worker_retired: self.retired,
-            counters: Counters {
-                attempt: number(self.attempt)?,
-                failures: number(self.failures)?,
-                crashes: number(self.crashes)?,
-            },
+            counters: self.counters.read()?,
+            heaviest: Suspicion::from_level(u8::try_from(self.heaviest).unwrap_or(u8::MAX)),
             cancel_requested: self.cancel_requested,
             waiting: Waiting {
                 id,
                 queue: parse_queue(&self.queue)?,
                 priority: parse_priority(self.priority)?,
+                suspicion: parse_lane(&self.lane)?,
             },
         })
     }
@@ -187,5 +191,56 @@ impl Query for CancelRequests {
         let rows: Vec<(i64, i64)> =
             sqlx::query_as(SQL).bind(self.worker.0).fetch_all(snapshot).await.map_err(store_error)?;
         rows.into_iter().map(|(task, attempt)| Ok((TaskId(task), number(attempt)?))).collect()
+    }
+}
+
+/// Running tasks that their living worker should have stopped by now.
+pub(crate) struct OverrunningAt {
+    pub(crate) now: i64,
+    pub(crate) grace: Duration,
+    pub(crate) limit: usize,
+}
+
+#[derive(sqlx::FromRow)]
+struct Late {
+    task: i64,
+    worker: i64,
+    task_type: String,
+    max_attempts: i64,
+    soft_time_limit: Option<i64>,
+    time_limit: i64,
+    cancel_requested: bool,
+    #[sqlx(flatten)]
+    counters: CounterColumns,
+}
+
+#[async_trait]
+impl Query for OverrunningAt {
+    type Answer = Vec<Overrunning>;
+
+    async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "
+            SELECT l.task, l.worker, t.type AS task_type, t.max_attempts, t.soft_time_limit, t.time_limit,
+                   l.cancel_requested, l.attempt, l.failures, l.crashes, l.forgiven_failures, l.forgiven_crashes
+            FROM worker AS w CROSS JOIN live AS l ON l.worker = w.id CROSS JOIN task AS t ON t.id = l.task
+            WHERE w.state = 'alive' AND l.started_at + t.time_limit < ?1 LIMIT ?2";
+        let rows: Vec<Late> = sqlx::query_as(SQL)
+            .bind(self.now.saturating_sub(micros(self.grace)))
+            .bind(i64::try_from(self.limit).unwrap_or(i64::MAX))
+            .fetch_all(snapshot)
+            .await
+            .map_err(store_error)?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Overrunning {
+                    id: TaskId(row.task),
+                    worker: WorkerId(row.worker),
+                    task_type: parse_name(&row.task_type)?,
+                    counters: row.counters.read()?,
+                    limits: limits(row.max_attempts, row.soft_time_limit, row.time_limit)?,
+                    cancel_requested: row.cancel_requested,
+                })
+            })
+            .collect()
     }
 }

@@ -3,12 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use application::ports::{
-    Applied, Claim, ListPage, Settlement, StoreError, TaskFilter, TaskStore, UpkeepStore, WorkStore,
-    WorkerProfile,
+    Applied, Claim, ListPage, Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore,
+    WorkStore, WorkerProfile,
 };
 use domain::{
-    Event, Json, Limits, NewTask, Priority, QueueName, Start, State, Status, TaskType, Tenant, WorkerName,
-    decide,
+    Event, Json, Limits, NewTask, Priority, QueueName, Start, State, Status, TaskId, TaskType, Tenant,
+    WorkerName, decide,
 };
 use sqlite_adapter::{OpenError, SqliteOptions, SqliteStore};
 use tempfile::TempDir;
@@ -40,7 +40,18 @@ fn task() -> NewTask {
         start: Start::Now,
         expires_at: None,
         limits: Limits::default(),
+        idempotency: None,
+        unique: None,
     }
+}
+
+/// Stores tasks and answers their numbers.
+async fn submit(store: &SqliteStore, tasks: &[NewTask]) -> Vec<TaskId> {
+    let number = |outcome| match outcome {
+        Submitted::New(receipt) => receipt.id,
+        other => panic!("not stored: {other:?}"),
+    };
+    store.submit(tasks).await.expect("submit").into_iter().map(number).collect()
 }
 
 fn profile() -> WorkerProfile {
@@ -71,8 +82,8 @@ async fn the_next_process_goes_on_where_the_last_one_stopped() {
     let place = Place::new();
     let store = place.open().await.expect("it opens");
     let worker = store.register(&profile()).await.expect("register");
-    let receipts = store.submit(&[task(), task()]).await.expect("submit");
-    let (runs, waits) = (receipts[0].id, receipts[1].id);
+    let ids = submit(&store, &[task(), task()]).await;
+    let (runs, waits) = (ids[0], ids[1]);
     assert_eq!(store.claim(worker, &Claim::Ids(vec![runs])).await.expect("claim").len(), 1);
     let counts = store.counts(&Tenant::default()).await.expect("counts");
     store.close().await;
@@ -93,7 +104,7 @@ async fn the_next_process_goes_on_where_the_last_one_stopped() {
     let lost = Settlement {
         task: runs,
         attempt: orphans[0].counters.attempt,
-        change: decide(state, orphans[0].counters, Event::LoseWorker).expect("it runs"),
+        change: decide(state, orphans[0].counters, Event::LoseWorker { charged: true }).expect("it runs"),
         result: None,
         details: None,
         knew_of_cancel: false,
@@ -108,12 +119,12 @@ async fn the_next_process_goes_on_where_the_last_one_stopped() {
         [(runs, 2), (waits, 1)]
     );
     // Ids go on, also past one that was deleted.
-    let third = store.submit(&[task()]).await.expect("submit")[0].id;
+    let third = submit(&store, &[task()]).await[0];
     assert!(third > waits);
     store.delete(&Tenant::default(), &[third]).await.expect("delete");
     store.close().await;
     let store = place.open().await.expect("it opens once more");
-    assert!(store.submit(&[task()]).await.expect("submit")[0].id > third, "no id is given twice");
+    assert!(submit(&store, &[task()]).await[0] > third, "no id is given twice");
     store.close().await;
 }
 

@@ -107,7 +107,8 @@ impl UpkeepStore for MemoryStore {
     async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {
         let (state, now) = self.enter();
         let late = state.tasks.iter().filter_map(|(id, entry)| {
-            let worker = entry.holder?;
+            let worker =
+                entry.holder.filter(|id| state.workers.get(id).is_some_and(|w| w.life == Life::Alive))?;
             let limits = entry.submitted.limits;
             (later(later(entry.started_at?, limits.time_limit), grace) < now).then(|| Overrunning {
                 id: *id,
@@ -125,7 +126,9 @@ impl UpkeepStore for MemoryStore {
         let (mut state, now) = self.enter();
         let old = state.keys.iter().filter(|(_, used)| used.is_forgotten(now)).take(limit);
         let old: Vec<_> = old.map(|(key, _)| key.clone()).collect();
-        old.iter().for_each(|key| drop(state.keys.remove(key)));
+        for key in &old {
+            state.keys.remove(key);
+        }
         Ok(old.len())
     }
 
