@@ -7,8 +7,8 @@ use application::ports::{
     WorkStore, WorkerProfile,
 };
 use domain::{
-    Event, Json, Limits, NewTask, Priority, QueueName, Start, State, Status, TaskId, TaskType, Tenant,
-    WorkerName, decide,
+    Event, Json, Limits, NewTask, Priority, QueueName, Start, State, Status, Suspicion, TaskId, TaskType,
+    Tenant, WorkerName, decide,
 };
 use sqlite_adapter::{OpenError, SqliteOptions, SqliteStore};
 use tempfile::TempDir;
@@ -112,12 +112,14 @@ async fn the_next_process_goes_on_where_the_last_one_stopped() {
     assert_eq!(store.settle(worker, &[lost]).await.expect("settle"), [Applied::Yes]);
     let anew = store.register(&profile()).await.expect("register");
     assert!(anew > worker, "a fresh id");
+    let queues = vec![QueueName::default_queue()];
+    let suspects = Claim::Suspects { queues, suspicion: Suspicion::Shared, limit: 10 };
     let next = Claim::Next { queues: vec![(QueueName::default_queue(), 10)], limit: 10 };
-    let claimed = store.claim(anew, &next).await.expect("claim");
-    assert_eq!(
-        claimed.iter().map(|task| (task.id, task.counters.attempt)).collect::<Vec<_>>(),
-        [(runs, 2), (waits, 1)]
-    );
+    for (claim, expected) in [(suspects, (runs, 2)), (next, (waits, 1))] {
+        let claimed = store.claim(anew, &claim).await.expect("claim");
+        let claimed: Vec<_> = claimed.iter().map(|task| (task.id, task.counters.attempt)).collect();
+        assert_eq!(claimed, [expected]);
+    }
     // Ids go on, also past one that was deleted.
     let third = submit(&store, &[task()]).await[0];
     assert!(third > waits);
