@@ -82,8 +82,13 @@ impl Schedules {
         }
     }
 
+    /// The store's clock, by which ticks are judged.
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        Ok(self.store.ping().await?.now)
+    }
+
     async fn keep(&self, spec: NewSchedule) -> Result<Put, StoreError> {
-        let now = self.store.ping().await?.now;
+        let now = self.now().await?;
         let next_tick = if spec.paused { None } else { spec.cadence.next_after(now) };
         self.store.put_schedule(&spec, next_tick).await
     }

@@ -70,7 +70,7 @@ impl Process {
                 tracing::warn!(%address, "there are no API keys yet: whoever reaches this address can submit and read tasks");
             }
             let serving = http_adapter::serve(
-                wiring.tasks(&config),
+                wiring.use_cases(&config),
                 api_config(&config),
                 listener,
                 stop_api.clone().cancelled_owned(),

@@ -7,12 +7,13 @@ use application::{
     in_process::InProcessSignals,
     ports::{Chance, Order, Signals, Store, TextGenerator},
     registry::{Registry, TaskTypeSpec},
+    schedules::Schedules,
     task_types,
     tasks::Tasks,
     upkeep::{Upkeep, UpkeepConfig},
     worker::{WorkerConfig, WorkerPorts},
 };
-use http_adapter::ApiConfig;
+use http_adapter::{ApiConfig, UseCases};
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use providers_adapter::{OpenAiConfig, OpenAiGenerator, ProviderTimeouts, Secret, SimulatedGenerator};
 use redis_adapter::{Redis, RedisOptions, RedisOrder, RedisSignals};
@@ -57,6 +58,12 @@ impl Wiring {
         Tasks::new(store, order, signals, registry, routes).with_waiting_limit(config.waiting_limit)
     }
 
+    /// What the API stands for.
+    pub fn use_cases(&self, config: &Config) -> UseCases {
+        let tasks = self.tasks(config);
+        UseCases { schedules: Schedules::new(Arc::clone(&self.ports.store), tasks.clone()), tasks }
+    }
+
     /// What a worker needs.
     pub fn worker_ports(&self) -> WorkerPorts {
         self.ports.clone()
@@ -87,6 +94,7 @@ pub fn api_config(config: &Config) -> ApiConfig {
         prefix: config.api_prefix.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         allowed_hosts: config.allowed_hosts.clone(),
+        max_requests: config.max_requests,
         ..ApiConfig::default()
     }
 }

@@ -57,13 +57,14 @@ impl<T: Type + Serialize> ApiResponse for JsonAnswer<T> {
     }
 }
 
-/// A JSON body as text, described by the schema of `T`; the operation reads it.
-pub(crate) struct JsonBody<T> {
+/// A JSON body as text, described by the schema of `T`; the operation reads it. Where it is not `REQUIRED`, the text may
+/// be empty.
+pub(crate) struct JsonBody<T, const REQUIRED: bool = true> {
     pub(crate) text: String,
     schema: std::marker::PhantomData<fn() -> T>,
 }
 
-impl<T: Type> Payload for JsonBody<T> {
+impl<T: Type, const REQUIRED: bool> Payload for JsonBody<T, REQUIRED> {
     const CONTENT_TYPE: &'static str = "application/json";
 
     fn check_content_type(_: &str) -> bool {
@@ -79,8 +80,8 @@ impl<T: Type> Payload for JsonBody<T> {
     }
 }
 
-impl<T: Type> ParsePayload for JsonBody<T> {
-    const IS_REQUIRED: bool = true;
+impl<T: Type, const REQUIRED: bool> ParsePayload for JsonBody<T, REQUIRED> {
+    const IS_REQUIRED: bool = REQUIRED;
 
     async fn from_request(_: &Request, body: &mut RequestBody) -> Result<Self> {
         let bytes = body.take()?.into_bytes().await?;
@@ -91,7 +92,7 @@ impl<T: Type> ParsePayload for JsonBody<T> {
     }
 }
 
-impl<'a, T: Type> poem_openapi::ApiExtractor<'a> for JsonBody<T> {
+impl<'a, T: Type, const REQUIRED: bool> poem_openapi::ApiExtractor<'a> for JsonBody<T, REQUIRED> {
     const TYPES: &'static [poem_openapi::ApiExtractorType] = &[poem_openapi::ApiExtractorType::RequestObject];
     type ParamType = ();
     type ParamRawType = ();
@@ -104,7 +105,7 @@ impl<'a, T: Type> poem_openapi::ApiExtractor<'a> for JsonBody<T> {
         Some(poem_openapi::registry::MetaRequest {
             description: None,
             content: vec![MetaMediaType { content_type: Self::CONTENT_TYPE, schema: Self::schema_ref() }],
-            required: true,
+            required: REQUIRED,
         })
     }
 

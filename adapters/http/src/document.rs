@@ -10,10 +10,30 @@ const ANSWERS: &[&str] = &[
     "TaskProgress",
     "Attempt",
     "AttemptList",
+    "Failures",
+    "FailureGroup",
+    "ManualTask",
+    "Swept",
+    "Refused",
+    "Schedule",
+    "ScheduledTask",
+    "ScheduleList",
+    "Firing",
+    "FiringList",
     "TaskType",
     "TaskTypeList",
     "Dependency",
 ];
+
+/// Schemas of bodies: null counts as absent, and there are no other fields.
+const BODIES: &[&str] = &["Submission", "Retry", "Sweep", "SweepFilter", "ScheduleRequest", "ScheduledWork"];
+
+/// Operations that a task's state may not allow.
+const STATE_MATTERS: &[&str] =
+    &["cancel_task", "delete_task", "retry_task", "retry_manual_task", "discard_manual_task"];
+
+/// Operations that store new tasks.
+const SUBMITS: &[&str] = &["submit_task", "trigger_schedule"];
 
 /// Finishes the generator's document; the result is indented and stable.
 pub(crate) fn finish(generated: &str) -> String {
@@ -37,17 +57,22 @@ pub(crate) fn finish(generated: &str) -> String {
         }
         schema["required"] = Value::Array(all);
     }
-    // In a submission null counts as absent, and there are no other fields.
-    if let Some(properties) = schemas["Submission"]["properties"].as_object_mut() {
-        properties.values_mut().for_each(|schema| make_nullable(schema, &named));
+    for name in BODIES {
+        let Some(schema) = schemas.get_mut(*name) else { continue };
+        let required: Vec<Value> = schema["required"].as_array().cloned().unwrap_or_default();
+        for (property, schema) in schema["properties"].as_object_mut().into_iter().flatten() {
+            if !required.contains(&Value::String(property.clone())) {
+                make_nullable(schema, &named);
+            }
+        }
+        schema["additionalProperties"] = json!(false);
     }
-    schemas["Submission"]["additionalProperties"] = json!(false);
     document["info"]["license"] =
         json!({ "name": "Apache-2.0 OR MIT", "url": "https://spdx.org/licenses/Apache-2.0.html" });
     let paths = document["paths"].as_object_mut().into_iter().flatten();
     for (_, operations) in paths {
-        for (_, operation) in operations.as_object_mut().into_iter().flatten() {
-            finish_operation(operation);
+        for (method, operation) in operations.as_object_mut().into_iter().flatten() {
+            finish_operation(method, operation);
         }
     }
     serde_json::to_string_pretty(&document).unwrap_or_default()
@@ -73,7 +98,7 @@ fn make_nullable(schema: &mut Value, named: &Value) {
     }
 }
 
-fn finish_operation(operation: &mut Value) {
+fn finish_operation(method: &str, operation: &mut Value) {
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         if parameter["in"] == "path" && parameter["name"] == "id" {
             parameter["schema"]["minimum"] = json!(1);
@@ -81,20 +106,20 @@ fn finish_operation(operation: &mut Value) {
         }
     }
     // Each operation answers those failures that can happen to it.
-    let (has_path, has_body) = (
-        operation["parameters"].as_array().is_some_and(|all| all.iter().any(|one| one["in"] == "path")),
-        operation.get("requestBody").is_some(),
-    );
-    let changes_state = matches!(operation["operationId"].as_str(), Some("cancel_task" | "delete_task"));
-    let takes_post = matches!(operation["operationId"].as_str(), Some("cancel_task" | "submit_task"));
+    let has_path =
+        operation["parameters"].as_array().is_some_and(|all| all.iter().any(|one| one["in"] == "path"));
+    let name = operation["operationId"].as_str().unwrap_or_default().to_owned();
     if let Some(responses) = operation["responses"].as_object_mut() {
         if !has_path {
             responses.remove("404");
         }
-        if !changes_state {
+        if !STATE_MATTERS.contains(&name.as_str()) {
             responses.remove("409");
         }
-        if !has_body && !takes_post {
+        if !SUBMITS.contains(&name.as_str()) {
+            responses.remove("429");
+        }
+        if !matches!(method, "post" | "put") {
             ["408", "413", "415"].iter().for_each(|status| drop(responses.remove(*status)));
         }
     }

@@ -13,6 +13,8 @@ use poem_openapi::error::{
     ContentTypeError, ParseMultipartError, ParseParamError, ParsePathError, ParseRequestPayloadError,
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{
     ApiConfig,
     problem::{FieldError, PROBLEM_JSON, Problem, ProblemJson},
@@ -27,6 +29,9 @@ const PATIENCE_WITH_THE_REST: Duration = Duration::from_secs(3);
 pub(crate) struct Guard(Arc<Rules>);
 
 struct Rules {
+    /// Places of requests under way, and of those that wait for a task's end.
+    places: Semaphore,
+    waiting_places: Semaphore,
     body_limit: usize,
     body_timeout: Duration,
     hosts: Vec<String>,
@@ -39,6 +44,8 @@ impl Guard {
         let hosts = config.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         let routes = methods_by_route(document);
         Self(Arc::new(Rules {
+            places: Semaphore::new(config.max_requests),
+            waiting_places: Semaphore::new(config.max_waiting_requests),
             body_limit: config.body_limit,
             body_timeout: config.body_timeout,
             hosts,
@@ -50,6 +57,11 @@ impl Guard {
     pub(crate) async fn pass(&self, endpoint: impl Endpoint, mut request: Request) -> Result<Response> {
         let started = tokio::time::Instant::now();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        // Held until the answer starts; the events of a stream follow after that.
+        let Ok(_place) = self.places(&request).try_acquire() else {
+            tracing::warn!(%method, path, "too many requests are under way");
+            return Ok(overloaded());
+        };
         let answer = match self.check(&mut request).await {
             Err(problem) => problem.into_response(),
             Ok(()) => match AssertUnwindSafe(endpoint.get_response(request)).catch_unwind().await {
@@ -69,6 +81,13 @@ impl Guard {
         let (status, millis) = (answer.status().as_u16(), started.elapsed().as_millis() as u64);
         tracing::debug!(%method, path, status, millis, "answered");
         Ok(answer)
+    }
+
+    fn places(&self, request: &Request) -> &Semaphore {
+        let waits = request.uri().query().is_some_and(|query| {
+            query.split('&').any(|parameter| parameter.split('=').next() == Some("wait"))
+        });
+        if waits { &self.0.waiting_places } else { &self.0.places }
     }
 
     /// Writes the framework's failure again, in our words: its own echo what the client sent and name parameters that
@@ -108,7 +127,7 @@ impl Guard {
     async fn check(&self, request: &mut Request) -> Result<(), ProblemJson> {
         self.check_host(request)?;
         check_query(request)?;
-        if request.method() == Method::POST {
+        if matches!(*request.method(), Method::POST | Method::PUT) {
             self.read_body(request).await?;
         }
         Ok(())
@@ -166,6 +185,14 @@ impl Guard {
         request.set_body(Body::from(bytes));
         Ok(())
     }
+}
+
+/// The answer when every place is taken.
+fn overloaded() -> Response {
+    let detail = "too many requests are under way; try again in a second";
+    let mut answer = ProblemJson(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)).into_response();
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
 }
 
 /// The whole body; `None` when it is longer than `limit`.

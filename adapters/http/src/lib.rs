@@ -8,10 +8,14 @@ mod api;
 mod body;
 mod document;
 mod events;
+mod fields;
 mod guard;
+mod idempotency;
 mod problem;
+mod scheduling;
 mod server;
 mod submission;
+mod sweep;
 mod views;
 
 use std::time::Duration;
@@ -24,6 +28,7 @@ use poem::{
 };
 use poem_openapi::OpenApiService;
 
+pub use api::UseCases;
 pub use server::serve;
 
 /// How the API behaves.
@@ -43,6 +48,10 @@ pub struct ApiConfig {
     pub body_timeout: Duration,
     /// Connections beyond these wait to be accepted.
     pub max_connections: usize,
+    /// Requests under way beyond these are answered with 503.
+    pub max_requests: usize,
+    /// Of these, so many may wait for a task's end (`?wait=`); they do not count among the others.
+    pub max_waiting_requests: usize,
     /// Host names to answer to beside the loopback's and the listening address; `*` for any.
     pub allowed_hosts: Vec<String>,
     /// How long requests under way may take once the server stops.
@@ -59,6 +68,8 @@ impl Default for ApiConfig {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             max_connections: 10_000,
+            max_requests: 2_000,
+            max_waiting_requests: 8_000,
             allowed_hosts: Vec::new(),
             grace: Duration::from_secs(5),
         }
@@ -68,13 +79,23 @@ impl Default for ApiConfig {
 /// The OpenAPI document of this configuration, as indented JSON. Needs nothing to run.
 pub fn openapi_document(config: &ApiConfig) -> String {
     document::finish(
-        &service(config, api::Context { tasks: None, config: config.clone(), stopping: Default::default() })
-            .spec(),
+        &service(
+            config,
+            api::Context { use_cases: None, config: config.clone(), stopping: Default::default() },
+        )
+        .spec(),
     )
 }
 
-fn service(config: &ApiConfig, context: api::Context) -> OpenApiService<(api::TasksApi, api::SystemApi), ()> {
-    let apis = (api::TasksApi(context.clone()), api::SystemApi(context));
+type Apis = (api::TasksApi, api::ManualApi, api::SchedulesApi, api::SystemApi);
+
+fn service(config: &ApiConfig, context: api::Context) -> OpenApiService<Apis, ()> {
+    let apis = (
+        api::TasksApi(context.clone()),
+        api::ManualApi(context.clone()),
+        api::SchedulesApi(context.clone()),
+        api::SystemApi(context),
+    );
     OpenApiService::new(apis, config.app_name.clone(), config.version.clone())
         .description(
             "Runs slow AI work: submit a task, get its id at once, watch it live, read the result later.\n\nEvery \

@@ -103,7 +103,7 @@ pub(crate) enum ApiError {
     /// The request's Host is not served here, or the request comes from another site.
     #[oai(status = 403)]
     Forbidden(ProblemJson),
-    /// There is no such task or route.
+    /// There is no such task, schedule or route.
     #[oai(status = 404)]
     NotFound(ProblemJson),
     /// The client took too long to send its request.
@@ -121,10 +121,18 @@ pub(crate) enum ApiError {
     /// Something in the request is not valid; `errors` names the fields.
     #[oai(status = 422)]
     Invalid(ProblemJson),
+    /// As many tasks wait as may; try again when some have been taken.
+    #[oai(status = 429)]
+    TooManyWaiting(
+        ProblemJson,
+        /// Seconds to wait before trying again.
+        #[oai(header = "Retry-After")]
+        i32,
+    ),
     /// A defect of the server.
     #[oai(status = 500)]
     Internal(ProblemJson),
-    /// The store cannot be reached; nothing was changed that was not acknowledged.
+    /// The store cannot be reached, or too many requests are under way; nothing was changed that was not acknowledged.
     #[oai(status = 503)]
     Unavailable(
         ProblemJson,
@@ -139,9 +147,12 @@ impl ApiError {
         Self::BadRequest(ProblemJson(Problem::new(StatusCode::BAD_REQUEST, detail)))
     }
 
-    pub(crate) fn unknown_task(id: i64) -> Self {
-        let detail = format!("there is no task {id}");
+    pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::NotFound(ProblemJson(Problem::new(StatusCode::NOT_FOUND, detail)))
+    }
+
+    pub(crate) fn unknown_task(id: i64) -> Self {
+        Self::not_found(format!("there is no task {id}"))
     }
 
     pub(crate) fn conflict(detail: impl Into<String>) -> Self {
@@ -182,6 +193,10 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Store(error) => error.into(),
+            SubmitError::TooManyWaiting { .. } => {
+                let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, error.to_string());
+                Self::TooManyWaiting(ProblemJson(problem), RETRY_AFTER)
+            }
             SubmitError::Invalid(fields) => Self::invalid(
                 fields.into_iter().map(|field| FieldError::new(field.field, field.message)).collect(),
             ),

@@ -2,7 +2,6 @@
 
 use std::{future::Future, io, sync::Arc};
 
-use application::tasks::Tasks;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use poem::{
     Endpoint, Request, Response,
@@ -16,7 +15,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{ApiConfig, api::Context, routes};
+use crate::{
+    ApiConfig,
+    api::{Context, UseCases},
+    routes,
+};
 
 /// Serves until `shutdown` resolves; then ends event streams, lets requests under way finish within the grace time, and
 /// returns.
@@ -24,13 +27,13 @@ use crate::{ApiConfig, api::Context, routes};
 /// poem's own server has no time-out for headers, so a client that sends them slowly would hold a connection for ever;
 /// the accept loop is ours for that reason.
 pub async fn serve(
-    tasks: Tasks,
+    use_cases: UseCases,
     config: ApiConfig,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let stopping = CancellationToken::new();
-    let context = Context { tasks: Some(tasks), config: config.clone(), stopping: stopping.clone() };
+    let context = Context { use_cases: Some(use_cases), config: config.clone(), stopping: stopping.clone() };
     let endpoint = Arc::new(routes(&config, context));
     let places = Arc::new(Semaphore::new(config.max_connections));
     let connections = TaskTracker::new();

@@ -1,20 +1,20 @@
 //! The body of a submission: read field by field, so that every mistake is named at once.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use application::{
     task_types::{DEFAULT_MODEL, DEFAULT_TYPE},
     tasks::Submission,
 };
 use chrono::{DateTime, Utc};
-use domain::{Json, Priority, QueueName, Start, TaskType};
+use domain::{Json, Priority, QueueName, Start, Status, TaskType, Unique, UniqueKey};
 use poem_openapi::Object;
-use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
 use crate::{
     body::AnyJson,
-    problem::{ApiError, FieldError},
+    fields::{Fields, read_body, shorten},
+    problem::ApiError,
+    views::StatusView,
 };
 
 /// A task to run: either `prompt` (and `model`) for a text, or `type` and `input` for anything else. A field that is
@@ -57,6 +57,14 @@ pub(crate) struct SubmissionBody {
     time_limit_seconds: Option<f64>,
     /// Your own notes: a JSON object, at most 16 kB.
     metadata: Option<AnyJson>,
+    /// What no other task may share: where one with the same key stands in the way, that one is answered, with 200.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    unique_key: Option<String>,
+    /// Only tasks that stand here are in the way; SCHEDULED, PENDING and PROCESSING unless said otherwise.
+    unique_states: Option<Vec<StatusView>>,
+    /// Only tasks that were submitted within so many seconds are in the way; all unless said otherwise.
+    #[oai(validator(minimum(value = "0", exclusive), maximum(value = "31622400")))]
+    unique_window_seconds: Option<f64>,
 }
 
 impl poem_openapi::types::Example for SubmissionBody {
@@ -75,6 +83,9 @@ impl poem_openapi::types::Example for SubmissionBody {
             soft_time_limit_seconds: None,
             time_limit_seconds: None,
             metadata: None,
+            unique_key: None,
+            unique_states: None,
+            unique_window_seconds: None,
         }
     }
 }
@@ -85,224 +96,148 @@ const LONGEST_MODEL: usize = 200;
 
 /// Reads a body.
 pub(crate) fn read(text: &str) -> Result<Submission, ApiError> {
-    let fields: BTreeMap<String, &RawValue> =
-        serde_json::from_str(text).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => {
-                ApiError::invalid(vec![FieldError::new("body", "it is not a JSON object")])
+    read_body(text, |fields| {
+        let start = read_start(fields);
+        let expires_at = fields.moment("expires_at");
+        let unique = read_unique(fields);
+        Some(Submission { start, expires_at, unique, ..read_work(fields)? })
+    })
+}
+
+/// What a task is, without when and how often: what a schedule submits.
+pub(crate) fn read_work(fields: &mut Fields<'_>) -> Option<Submission> {
+    let (prompt, model) =
+        (fields.take::<String>("prompt", "a text"), fields.take::<String>("model", "a text"));
+    let task_type = fields.name("type", TaskType::new);
+    let input = fields.json("input");
+    let (task_type, input) = type_and_input(fields, prompt, model, task_type, input);
+    let queue = fields.name("queue", QueueName::new);
+    let priority = fields.whole("priority", 0, 9).and_then(Priority::new);
+    let max_attempts = fields.whole("max_attempts", 1, 100).and_then(|n| u32::try_from(n).ok());
+    let soft_time_limit = fields.seconds("soft_time_limit_seconds", 604_800.0);
+    let time_limit = fields.seconds("time_limit_seconds", 604_800.0);
+    let metadata = read_metadata(fields);
+    Some(Submission {
+        queue,
+        priority,
+        max_attempts,
+        soft_time_limit,
+        time_limit,
+        metadata,
+        ..Submission::new(task_type?, input?)
+    })
+}
+
+fn read_unique(fields: &mut Fields<'_>) -> Option<Unique> {
+    let key = fields.name("unique_key", UniqueKey::new);
+    let names = fields.take::<Vec<String>>("unique_states", "a list of states");
+    let window = fields.seconds("unique_window_seconds", Unique::LONGEST_WINDOW.as_secs_f64());
+    let mut among = Vec::new();
+    for name in names.iter().flatten() {
+        match Status::parse(name) {
+            Some(status) if !among.contains(&status) => among.push(status),
+            Some(_) => {}
+            None => {
+                let known = Status::ALL.map(Status::as_str).join(", ");
+                fields.refuse("unique_states", format!("{:?} is none of {known}", shorten(name)));
             }
-            _ => ApiError::bad_request(format!("the body is not valid JSON: {error}")),
-        })?;
-    let mut fields = Fields { fields, errors: Vec::new() };
-    let submission = fields.submission();
-    match submission {
-        Some(submission) if fields.errors.is_empty() => Ok(submission),
-        _ => Err(ApiError::invalid(fields.errors)),
+        }
+    }
+    if names.is_none() {
+        among = Unique::UNFINISHED.to_vec();
+    }
+    if key.is_none() && (names.is_some() || window.is_some()) && fields.is_fine("unique_key") {
+        fields.refuse("unique_key", "it is missing: unique_states and unique_window_seconds are about it");
+    }
+    Some(Unique { key: key?, among, window })
+}
+
+fn read_start(fields: &mut Fields<'_>) -> Start {
+    let run_at = fields.moment("run_at");
+    let delay = match fields.take::<f64>("delay_seconds", "a number of seconds") {
+        Some(seconds) if (0.0..=LONGEST_DELAY).contains(&seconds) => {
+            Duration::try_from_secs_f64(seconds).ok()
+        }
+        Some(seconds) => {
+            fields.refuse("delay_seconds", format!("{seconds} is not between 0 and {LONGEST_DELAY}"));
+            None
+        }
+        None => None,
+    };
+    match (run_at, delay) {
+        (Some(_), Some(_)) => {
+            fields.refuse("delay_seconds", "it cannot be given together with run_at");
+            Start::Now
+        }
+        (Some(at), None) => Start::At(at),
+        (None, Some(delay)) if delay.is_zero() => Start::Now,
+        (None, Some(delay)) => Start::After(delay),
+        (None, None) => Start::Now,
     }
 }
 
-struct Fields<'a> {
-    fields: BTreeMap<String, &'a RawValue>,
-    errors: Vec<FieldError>,
+fn read_metadata(fields: &mut Fields<'_>) -> Option<Json> {
+    let metadata = fields.json("metadata")?;
+    if !metadata.as_str().trim_start().starts_with('{') {
+        fields.refuse("metadata", "it is not a JSON object");
+    } else if metadata.as_str().len() > LARGEST_METADATA {
+        fields.refuse("metadata", format!("it is longer than {LARGEST_METADATA} bytes"));
+    }
+    Some(metadata)
 }
 
-impl<'a> Fields<'a> {
-    fn submission(&mut self) -> Option<Submission> {
-        let (prompt, model) =
-            (self.take::<String>("prompt", "a text"), self.take::<String>("model", "a text"));
-        let task_type = self.name("type", TaskType::new);
-        let input = self.json("input");
-        let (task_type, input) = self.work(prompt, model, task_type, input);
-        let queue = self.name("queue", QueueName::new);
-        let priority = self.whole("priority", 0, 9).and_then(Priority::new);
-        let start = self.start();
-        let expires_at = self.moment("expires_at");
-        let max_attempts = self.whole("max_attempts", 1, 100).and_then(|n| u32::try_from(n).ok());
-        let soft_time_limit = self.seconds("soft_time_limit_seconds", 604_800.0);
-        let time_limit = self.seconds("time_limit_seconds", 604_800.0);
-        let metadata = self.metadata();
-        for unknown in std::mem::take(&mut self.fields).into_keys() {
-            let unknown: String = unknown.chars().take(80).collect();
-            self.refuse(&unknown, "there is no such field");
+/// `prompt` and `model` are a short form of `type` and `input`.
+fn type_and_input(
+    fields: &mut Fields<'_>,
+    prompt: Option<String>,
+    model: Option<String>,
+    task_type: Option<TaskType>,
+    input: Option<Json>,
+) -> (Option<TaskType>, Option<Json>) {
+    let is_text = task_type.as_ref().is_none_or(|name| name.as_str() == DEFAULT_TYPE);
+    if model.as_ref().is_some_and(|model| model.is_empty() || model.len() > LONGEST_MODEL) {
+        fields.refuse("model", format!("it is not 1 to {LONGEST_MODEL} characters long"));
+    }
+    match (prompt, input) {
+        (Some(_), Some(_)) => {
+            fields.refuse("prompt", "it cannot be given together with input");
+            (None, None)
         }
-        Some(Submission {
-            task_type: task_type?,
-            input: input?,
-            queue,
-            priority,
-            start,
-            expires_at,
-            max_attempts,
-            soft_time_limit,
-            time_limit,
-            metadata,
-        })
-    }
-
-    fn refuse(&mut self, field: &str, message: impl Into<String>) {
-        self.errors.push(FieldError::new(field, message));
-    }
-
-    fn raw(&mut self, field: &str) -> Option<&'a RawValue> {
-        self.fields.remove(field).filter(|value| value.get() != "null")
-    }
-
-    fn take<T: DeserializeOwned>(&mut self, field: &str, what: &str) -> Option<T> {
-        let value = self.raw(field)?;
-        let read = serde_json::from_str(value.get()).ok();
-        if read.is_none() {
-            self.refuse(field, format!("{} is not {what}", shorten(value.get())));
-        }
-        read
-    }
-
-    fn name<T, E: std::fmt::Display>(
-        &mut self,
-        field: &str,
-        new: impl Fn(String) -> Result<T, E>,
-    ) -> Option<T> {
-        let text = self.take::<String>(field, "a text")?;
-        new(text).map_err(|error| self.refuse(field, error.to_string())).ok()
-    }
-
-    fn json(&mut self, field: &str) -> Option<Json> {
-        let value = self.raw(field)?;
-        Json::parse(value.get()).map_err(|error| self.refuse(field, error.to_string())).ok()
-    }
-
-    fn whole(&mut self, field: &str, least: i64, most: i64) -> Option<i64> {
-        let number = self.take::<serde_json::Number>(field, "a whole number")?;
-        let whole = number
-            .as_i64()
-            .or_else(|| number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e15).map(|f| f as i64));
-        let good = whole.filter(|whole| (least..=most).contains(whole));
-        if good.is_none() {
-            self.refuse(
-                field,
-                format!("{} is not a whole number from {least} to {most}", shorten(&number.to_string())),
+        (Some(_), None) if !is_text => {
+            fields.refuse(
+                "prompt",
+                format!("only tasks of type {DEFAULT_TYPE} have a prompt; give input instead"),
             );
+            (None, None)
         }
-        good
-    }
-
-    fn seconds(&mut self, field: &str, most: f64) -> Option<Duration> {
-        let seconds = self.take::<f64>(field, "a number of seconds")?;
-        let good = Duration::try_from_secs_f64(seconds).ok().filter(|d| !d.is_zero() && seconds <= most);
-        if good.is_none() {
-            self.refuse(field, format!("{seconds} is not a number of seconds above 0 and at most {most}"));
-        }
-        good
-    }
-
-    fn moment(&mut self, field: &str) -> Option<domain::Timestamp> {
-        let text = self.take::<String>(field, "a time such as 2030-01-31T12:00:00Z")?;
-        let moment = DateTime::parse_from_rfc3339(&text).ok().map(|moment| moment.with_timezone(&Utc));
-        // What both stores and every client can represent.
-        let good = moment.filter(|moment| (1970..=9999).contains(&chrono::Datelike::year(moment)));
-        if good.is_none() {
-            self.refuse(field, format!("{} is not a time such as 2030-01-31T12:00:00Z", shorten(&text)));
-        }
-        good
-    }
-
-    fn start(&mut self) -> Start {
-        let run_at = self.moment("run_at");
-        let delay = match self.take::<f64>("delay_seconds", "a number of seconds") {
-            Some(seconds) if (0.0..=LONGEST_DELAY).contains(&seconds) => {
-                Duration::try_from_secs_f64(seconds).ok()
+        (Some(prompt), None) => {
+            if prompt.trim().is_empty() {
+                fields.refuse("prompt", "it is empty");
             }
-            Some(seconds) => {
-                self.refuse("delay_seconds", format!("{seconds} is not between 0 and {LONGEST_DELAY}"));
-                None
-            }
-            None => None,
-        };
-        match (run_at, delay) {
-            (Some(_), Some(_)) => {
-                self.refuse("delay_seconds", "it cannot be given together with run_at");
-                Start::Now
-            }
-            (Some(at), None) => Start::At(at),
-            (None, Some(delay)) if delay.is_zero() => Start::Now,
-            (None, Some(delay)) => Start::After(delay),
-            (None, None) => Start::Now,
+            let model = model.unwrap_or_else(|| DEFAULT_MODEL.to_owned());
+            let input = Json::from_value(&serde_json::json!({ "prompt": prompt, "model": model }));
+            let input = input.map_err(|error| fields.refuse("prompt", format!("it {error}"))).ok();
+            (TaskType::new(DEFAULT_TYPE).ok(), input)
         }
-    }
-
-    fn metadata(&mut self) -> Option<Json> {
-        let metadata = self.json("metadata")?;
-        if !metadata.as_str().trim_start().starts_with('{') {
-            self.refuse("metadata", "it is not a JSON object");
-        } else if metadata.as_str().len() > LARGEST_METADATA {
-            self.refuse("metadata", format!("it is longer than {LARGEST_METADATA} bytes"));
-        }
-        Some(metadata)
-    }
-
-    /// `prompt` and `model` are a short form of `type` and `input`.
-    fn work(
-        &mut self,
-        prompt: Option<String>,
-        model: Option<String>,
-        task_type: Option<TaskType>,
-        input: Option<Json>,
-    ) -> (Option<TaskType>, Option<Json>) {
-        let is_text = task_type.as_ref().is_none_or(|name| name.as_str() == DEFAULT_TYPE);
-        if model.as_ref().is_some_and(|model| model.is_empty() || model.len() > LONGEST_MODEL) {
-            self.refuse("model", format!("it is not 1 to {LONGEST_MODEL} characters long"));
-        }
-        match (prompt, input) {
-            (Some(_), Some(_)) => {
-                self.refuse("prompt", "it cannot be given together with input");
-                (None, None)
+        (None, input) => {
+            if model.is_some() {
+                fields.refuse("model", "it goes with prompt; other inputs belong in input");
             }
-            (Some(_), None) if !is_text => {
-                self.refuse(
-                    "prompt",
-                    format!("only tasks of type {DEFAULT_TYPE} have a prompt; give input instead"),
-                );
-                (None, None)
-            }
-            (Some(prompt), None) => {
-                if prompt.trim().is_empty() {
-                    self.refuse("prompt", "it is empty");
+            match task_type {
+                Some(task_type) => {
+                    let none = || Json::from_stored("null".to_owned());
+                    (Some(task_type), Some(input.unwrap_or_else(none)))
                 }
-                let model = model.unwrap_or_else(|| DEFAULT_MODEL.to_owned());
-                let input = Json::from_value(&serde_json::json!({ "prompt": prompt, "model": model }));
-                let input = input.map_err(|error| self.refuse("prompt", format!("it {error}"))).ok();
-                (TaskType::new(DEFAULT_TYPE).ok(), input)
-            }
-            (None, input) => {
-                if model.is_some() {
-                    self.refuse("model", "it goes with prompt; other inputs belong in input");
-                }
-                match task_type {
-                    Some(task_type) => {
-                        let none = || Json::from_stored("null".to_owned());
-                        (Some(task_type), Some(input.unwrap_or_else(none)))
+                None if input.is_some() || !fields.has("type") && fields.is_fine("type") => {
+                    let what = if input.is_some() { "type" } else { "prompt" };
+                    if fields.is_fine(what) {
+                        fields.refuse(what, "it is missing: give a prompt, or a type and its input");
                     }
-                    None if input.is_some()
-                        || !self.fields.contains_key("type")
-                            && self.errors.iter().all(|e| e.field != "type") =>
-                    {
-                        let what = if input.is_some() { "type" } else { "prompt" };
-                        if self.errors.iter().all(|error| error.field != what) {
-                            self.refuse(what, "it is missing: give a prompt, or a type and its input");
-                        }
-                        (None, None)
-                    }
-                    None => (None, None),
+                    (None, None)
                 }
+                None => (None, None),
             }
         }
-    }
-}
-
-/// At most 80 characters of what a client sent.
-fn shorten(text: &str) -> String {
-    if text.chars().count() <= 80 {
-        text.to_owned()
-    } else {
-        text.chars().take(77).chain("...".chars()).collect()
     }
 }
 

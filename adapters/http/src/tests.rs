@@ -5,8 +5,9 @@ use std::sync::Arc;
 use application::{
     in_process::InProcessSignals,
     memory::MemoryStore,
-    ports::{MockTaskStore, MockTextGenerator, StoreError, TaskStore},
+    ports::{MockTaskStore, MockTextGenerator, Store, StoreError, TaskStore},
     registry::Registry,
+    schedules::Schedules,
     task_types,
     tasks::Tasks,
 };
@@ -20,11 +21,31 @@ use poem::{
 };
 use serde_json::{Value, json};
 
-use crate::{ApiConfig, api::Context, routes};
+use crate::{
+    ApiConfig,
+    api::{Context, UseCases},
+    routes,
+};
+
+mod handling;
+mod once;
+mod schedules;
 
 type Client = TestClient<BoxEndpoint<'static, Response>>;
 
+/// Over a store that only answers what is asked of tasks.
 fn client_of(store: Arc<dyn TaskStore>, config: ApiConfig) -> Client {
+    // Schedules are not asked for here.
+    let now = DateTime::from_timestamp(1_800_000_000, 0).expect("a moment");
+    client_over(store, Arc::new(MemoryStore::new(now)), config, None)
+}
+
+fn client_over(
+    store: Arc<dyn TaskStore>,
+    schedules: Arc<dyn Store>,
+    config: ApiConfig,
+    waiting_limit: Option<u64>,
+) -> Client {
     let registry =
         Registry::new(task_types::built_in(Arc::new(MockTextGenerator::new()))).expect("distinct types");
     let tasks = Tasks::new(
@@ -33,14 +54,18 @@ fn client_of(store: Arc<dyn TaskStore>, config: ApiConfig) -> Client {
         Arc::new(InProcessSignals::new()),
         Arc::new(registry),
         Arc::new(Routes::default()),
-    );
-    let context = Context { tasks: Some(tasks), config: config.clone(), stopping: Default::default() };
+    )
+    .with_waiting_limit(waiting_limit);
+    let use_cases = UseCases { schedules: Schedules::new(schedules, tasks.clone()), tasks };
+    let context =
+        Context { use_cases: Some(use_cases), config: config.clone(), stopping: Default::default() };
     TestClient::new(routes(&config, context))
 }
 
 fn client() -> Client {
     let now = DateTime::from_timestamp(1_800_000_000, 0).expect("a moment");
-    client_of(Arc::new(MemoryStore::new(now)), ApiConfig::default())
+    let store = Arc::new(MemoryStore::new(now));
+    client_over(store.clone(), store, ApiConfig::default(), None)
 }
 
 /// Checks that a failure is problem details of this status, and answers them.

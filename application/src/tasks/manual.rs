@@ -3,7 +3,7 @@
 
 use domain::{Status, TaskId, Tenant};
 
-use super::{LARGEST_PAGE, Tasks};
+use super::{LARGEST_PAGE, SubmitError, Tasks};
 use crate::{
     ordering::announce_waiting,
     ports::{
@@ -25,14 +25,25 @@ pub struct Swept {
     pub more: bool,
 }
 
+/// What is done with the tasks of a sweep.
+#[derive(Debug, Clone, Copy)]
+enum Handling {
+    Retry,
+    Discard,
+}
+
 impl Tasks {
     /// What waits for a person, by the code of the error and the task's type.
     pub async fn failures(&self, tenant: &Tenant) -> Result<Vec<FailureGroup>, StoreError> {
         self.store.failures(tenant, MOST_FAILURE_GROUPS).await
     }
 
-    /// Runs an ended task again, as it was or with another input. Its budgets are whole again.
-    pub async fn retry(&self, tenant: &Tenant, task: Retry) -> Result<RetryOutcome, StoreError> {
+    /// Runs an ended task again, as it was or with another input, which has to suit its type. Its budgets are whole again.
+    pub async fn retry(&self, tenant: &Tenant, task: Retry) -> Result<RetryOutcome, SubmitError> {
+        if let Some(input) = &task.input {
+            let Some(known) = self.read(tenant, task.id).await? else { return Ok(RetryOutcome::Unknown) };
+            self.check_input(&known.task_type, input)?;
+        }
         let outcomes = self.store.retry(tenant, &[task]).await?;
         self.announce_retries(&outcomes).await;
         Ok(outcomes.into_iter().next().unwrap_or(RetryOutcome::Unknown))
@@ -60,11 +71,7 @@ impl Tasks {
         if statuses.is_empty() {
             return Ok(Swept::default());
         }
-        self.sweep(tenant, &TaskFilter { statuses, ..filter.clone() }, limit, async |ids| {
-            let outcomes = self.retry_each(tenant, ids).await?;
-            Ok(outcomes.iter().filter(|outcome| matches!(outcome, RetryOutcome::Waiting(..))).count())
-        })
-        .await
+        self.sweep(tenant, &TaskFilter { statuses, ..filter.clone() }, limit, Handling::Retry).await
     }
 
     /// Removes a failed task for good.
@@ -89,21 +96,17 @@ impl Tasks {
         limit: usize,
     ) -> Result<Swept, StoreError> {
         let filter = TaskFilter { statuses: vec![Status::Failed], ..filter.clone() };
-        self.sweep(tenant, &filter, limit, async |ids| {
-            let outcomes = self.store.discard(tenant, ids).await?;
-            Ok(outcomes.iter().filter(|outcome| **outcome == DiscardOutcome::Discarded).count())
-        })
-        .await
+        self.sweep(tenant, &filter, limit, Handling::Discard).await
     }
 
-    /// Applies `change` to the tasks that pass the filter, page by page from the newest on. It answers how many it
+    /// Handles the tasks that pass the filter, page by page from the newest on. It answers how many it
     /// changed; what others changed meanwhile is not counted.
     async fn sweep(
         &self,
         tenant: &Tenant,
         filter: &TaskFilter,
         limit: usize,
-        change: impl AsyncFn(&[TaskId]) -> Result<usize, StoreError>,
+        handling: Handling,
     ) -> Result<Swept, StoreError> {
         let (mut left, mut before) = (limit.min(LARGEST_SWEEP), None);
         let mut swept = Swept::default();
@@ -112,7 +115,7 @@ impl Tasks {
             let found = self.store.list(tenant, filter, page).await?;
             let ids: Vec<TaskId> = found.iter().map(|task| task.id).collect();
             if !ids.is_empty() {
-                swept.changed += change(&ids).await?;
+                swept.changed += self.handle(tenant, &ids, handling).await?;
             }
             if ids.len() < page.limit {
                 return Ok(swept);
@@ -122,6 +125,20 @@ impl Tasks {
         }
         swept.more = !self.store.list(tenant, filter, ListPage { before, limit: 1 }).await?.is_empty();
         Ok(swept)
+    }
+
+    /// Answers how many tasks were changed.
+    async fn handle(&self, tenant: &Tenant, ids: &[TaskId], handling: Handling) -> Result<usize, StoreError> {
+        match handling {
+            Handling::Retry => {
+                let outcomes = self.retry_each(tenant, ids).await?;
+                Ok(outcomes.iter().filter(|outcome| matches!(outcome, RetryOutcome::Waiting(..))).count())
+            }
+            Handling::Discard => {
+                let outcomes = self.store.discard(tenant, ids).await?;
+                Ok(outcomes.iter().filter(|outcome| **outcome == DiscardOutcome::Discarded).count())
+            }
+        }
     }
 
     async fn announce_retries(&self, outcomes: &[RetryOutcome]) {

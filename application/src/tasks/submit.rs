@@ -150,6 +150,15 @@ impl Tasks {
         Ok(admissions)
     }
 
+    /// Whether a task of this type can be given this input. Of a type that is not known here, its worker will say.
+    pub(crate) fn check_input(&self, task_type: &TaskType, input: &Json) -> Result<(), SubmitError> {
+        let Some(spec) = self.registry.get(task_type) else { return Ok(()) };
+        spec.check_input(input).map_err(|message| {
+            let message = format!("{message}; an input that works: {}", spec.example_input());
+            SubmitError::Invalid(vec![InvalidField { field: "input", message }])
+        })
+    }
+
     /// What this submission would store; nothing is.
     pub(crate) fn check(&self, tenant: &Tenant, submission: Submission) -> Result<NewTask, SubmitError> {
         let mut invalid = Vec::new();

@@ -1,64 +1,41 @@
-//! The operations.
-
-use std::time::Duration;
+//! Tasks.
 
 use application::{
-    ports::{CancelOutcome, DeleteOutcome, ListPage, TaskFilter},
-    tasks::{LARGEST_PAGE, LONGEST_WAIT, Tasks},
+    ports::{CancelOutcome, DeleteOutcome, ListPage, Retry, RetryOutcome, TaskFilter},
+    tasks::{Admission, Tasks},
 };
-use chrono::{DateTime, Utc};
-use domain::{QueueName, Status, Task, TaskId, TaskType, Tenant};
+use domain::{QueueName, Task, TaskId, TaskType, Tenant};
 use poem_openapi::{
-    ApiResponse, OpenApi, Tags,
+    ApiResponse, OpenApi,
     param::{Header, Path, Query},
 };
-use tokio_util::sync::CancellationToken;
 
+use super::{
+    Context, Tag,
+    parameters::{known_id, read_limit, read_name, read_statuses, read_wait},
+};
 use crate::{
-    ApiConfig,
     body::{JsonAnswer, JsonBody},
     events::{EventStream, event_stream, parse_event_id},
-    problem::{ApiError, FieldError, Problem, ProblemJson},
+    idempotency,
+    problem::{ApiError, FieldError},
     submission::{self, SubmissionBody},
-    views::{
-        AttemptListView, DependencyView, HealthStatusView, HealthView, LivenessView, StatsView, TaskListView,
-        TaskProgressView, TaskStatusView, TaskTypeListView, TaskView,
-    },
+    sweep::{self, RetryBody, SweepBody},
+    views::{AttemptListView, TaskListView, TaskProgressView, TaskStatusView, TaskView, manual::SweepView},
 };
 
-const DEFAULT_PAGE: i32 = 50;
-
-/// What the operations share.
-#[derive(Clone)]
-pub(crate) struct Context {
-    /// `None` only where the document is generated.
-    pub(crate) tasks: Option<Tasks>,
-    pub(crate) config: ApiConfig,
-    /// Ends event streams when the server stops.
-    pub(crate) stopping: CancellationToken,
-}
-
-impl Context {
-    fn tasks(&self) -> Result<&Tasks, ApiError> {
-        let detail = "this server has no task store";
-        let problem = || ProblemJson(Problem::new(poem::http::StatusCode::SERVICE_UNAVAILABLE, detail));
-        self.tasks.as_ref().ok_or_else(|| ApiError::Unavailable(problem(), 2))
-    }
-}
-
-#[derive(Tags)]
-enum Tag {
-    /// Submit tasks, watch them, read what they came to.
-    Tasks,
-    /// How the product fares.
-    System,
-}
-
 pub(crate) struct TasksApi(pub(crate) Context);
-pub(crate) struct SystemApi(pub(crate) Context);
 
 #[derive(ApiResponse)]
 enum Submitted {
+    /// Nothing was stored: this task, which has the same `unique_key`, stands in the way.
+    #[oai(status = 200)]
+    Existing(
+        JsonAnswer<TaskView>,
+        /// Where to read it.
+        #[oai(header = "Location")]
+        String,
+    ),
     /// Stored; it will run.
     #[oai(status = 201)]
     Created(
@@ -66,6 +43,9 @@ enum Submitted {
         /// Where to read it.
         #[oai(header = "Location")]
         String,
+        /// `true` where it was stored before, by a request with the same Idempotency-Key: its first answer.
+        #[oai(header = "Idempotency-Replayed")]
+        Option<bool>,
     ),
 }
 
@@ -86,28 +66,45 @@ enum Deleted {
     Gone,
 }
 
-#[derive(ApiResponse)]
-enum Health {
-    /// It works, perhaps without something it can do without.
-    #[oai(status = 200)]
-    Up(JsonAnswer<HealthView>),
-    /// The store cannot be reached.
-    #[oai(status = 503)]
-    Down(JsonAnswer<HealthView>),
-}
-
 #[OpenApi(tag = "Tag::Tasks")]
 impl TasksApi {
     /// Submit a task
     ///
     /// Answers as soon as the task is stored; its work is not waited for.
+    ///
+    /// With an `Idempotency-Key` it is safe to ask again when an answer was lost: for 24 hours the same key with the same
+    /// body, byte for byte, gets the first answer; with another body it is refused. With a `unique_key` there is at most
+    /// one such task among those that stand in `unique_states`.
     #[oai(path = "/tasks", method = "post", operation_id = "submit_task")]
-    async fn submit(&self, body: JsonBody<SubmissionBody>) -> Result<Submitted, ApiError> {
-        let submission = submission::read(&body.text)?;
-        let task = self.0.tasks()?.submit(&Tenant::default(), vec![submission]).await?.pop();
-        let Some(task) = task else { return Err(ApiError::bad_request("nothing was submitted")) };
-        let location = format!("{}/tasks/{}", self.0.config.prefix, task.id);
-        Ok(Submitted::Created(JsonAnswer(TaskView::from(&task)), location))
+    async fn submit(
+        &self,
+        body: JsonBody<SubmissionBody>,
+        /// Your name for this request: 1 to 255 printable ASCII characters without spaces, such as a UUID.
+        #[oai(name = "Idempotency-Key", validator(min_length = 1, max_length = 257))]
+        idempotency_key: Header<Option<String>>,
+    ) -> Result<Submitted, ApiError> {
+        let mut submission = submission::read(&body.text)?;
+        submission.idempotency = idempotency::read(idempotency_key.0.as_deref(), "submit_task", &body.text)?;
+        let admission = self.0.tasks()?.submit(&Tenant::default(), vec![submission]).await?.pop();
+        let location = |task: &Task| format!("{}/tasks/{}", self.0.config.prefix, task.id);
+        match admission {
+            Some(Admission::Created(task)) => {
+                Ok(Submitted::Created(JsonAnswer(TaskView::from(&task)), location(&task), None))
+            }
+            Some(Admission::Replayed(task)) => {
+                Ok(Submitted::Created(JsonAnswer(TaskView::from(&task)), location(&task), Some(true)))
+            }
+            Some(Admission::Existing(task)) => {
+                Ok(Submitted::Existing(JsonAnswer(TaskView::from(&task)), location(&task)))
+            }
+            Some(Admission::KeyReused(id)) => {
+                let message = format!(
+                    "it was used for another request, which made task {id}; take a new key for a new request"
+                );
+                Err(ApiError::invalid(vec![FieldError::new(idempotency::HEADER, message)]))
+            }
+            None => Err(ApiError::bad_request("nothing was submitted")),
+        }
     }
 
     /// List tasks, newest first
@@ -122,6 +119,9 @@ impl TasksApi {
         task_type: Query<Option<String>>,
         /// Only tasks of this queue.
         queue: Query<Option<String>>,
+        /// Only tasks that ended with an error of this code.
+        #[oai(validator(max_length = 200))]
+        error_code: Query<Option<String>>,
         /// How many at most: 1 to 500, 50 unless said otherwise.
         limit: Query<Option<String>>,
         /// `next_cursor` of the page before.
@@ -132,14 +132,10 @@ impl TasksApi {
             statuses: read_statuses(status.0.as_deref().unwrap_or_default(), &mut errors),
             task_type: read_name("type", task_type.0, TaskType::new, &mut errors),
             queue: read_name("queue", queue.0, QueueName::new, &mut errors),
+            error_code: error_code.0,
+            ended_before: None,
         };
-        let limit = limit.0.as_deref().map_or(Some(DEFAULT_PAGE), |text| text.parse().ok());
-        let limit =
-            limit.and_then(|limit| usize::try_from(limit).ok()).filter(|n| (1..=LARGEST_PAGE).contains(n));
-        if limit.is_none() {
-            errors
-                .push(FieldError::new("limit", format!("it is not a whole number from 1 to {LARGEST_PAGE}")));
-        }
+        let limit = read_limit(limit.0.as_deref(), &mut errors);
         let before = match cursor.0.as_deref() {
             None => None,
             Some(text) => {
@@ -150,7 +146,9 @@ impl TasksApi {
                 id.map(TaskId)
             }
         };
-        let Some(limit) = limit.filter(|_| errors.is_empty()) else { return Err(ApiError::invalid(errors)) };
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(errors));
+        }
         let tasks = self.0.tasks()?.list(&Tenant::default(), &filter, ListPage { before, limit }).await?;
         let next_cursor = tasks.last().filter(|_| tasks.len() == limit).map(|task| task.id.to_string());
         Ok(JsonAnswer(TaskListView { items: tasks.iter().map(TaskView::from).collect(), next_cursor }))
@@ -255,6 +253,28 @@ impl TasksApi {
         }
     }
 
+    /// Run a task again
+    ///
+    /// A task that FAILED, was CANCELLED or EXPIRED waits again as PENDING, with whole budgets and the attempts so far in
+    /// its history; with `input`, it gets another one.
+    #[oai(path = "/tasks/:id/retry", method = "post", operation_id = "retry_task")]
+    async fn retry(
+        &self,
+        /// The task's number.
+        id: Path<i64>,
+        body: JsonBody<RetryBody, false>,
+    ) -> Result<JsonAnswer<TaskView>, ApiError> {
+        retry(self.0.tasks()?, id.0, &body.text).await
+    }
+
+    /// Run many tasks again
+    ///
+    /// Those with these `ids`, or those that pass the `filter`, newest first: FAILED ones unless it names states.
+    #[oai(path = "/tasks/retry", method = "post", operation_id = "retry_tasks")]
+    async fn retry_many(&self, body: JsonBody<SweepBody>) -> Result<JsonAnswer<SweepView>, ApiError> {
+        Ok(JsonAnswer(sweep::retry(self.0.tasks()?, sweep::read(&body.text)?).await?))
+    }
+
     /// Watch a task live
     ///
     /// Server-sent events: `state` (first, at each change, and last), `progress`, and `chunk`, a piece of the text, whose
@@ -291,107 +311,19 @@ impl TasksApi {
     }
 }
 
-#[OpenApi(tag = "Tag::System")]
-impl SystemApi {
-    /// How the product and its dependencies fare
-    #[oai(path = "/health", method = "get", operation_id = "get_health")]
-    async fn health(&self) -> Health {
-        let found = match &self.0.tasks {
-            Some(tasks) => tasks.health().await,
-            None => Vec::new(),
-        };
-        let status = if found.iter().any(|one| one.required && !one.healthy) {
-            HealthStatusView::Unhealthy
-        } else if found.iter().any(|one| !one.healthy) {
-            HealthStatusView::Degraded
-        } else {
-            HealthStatusView::Healthy
-        };
-        let dependencies = found
-            .into_iter()
-            .map(|one| DependencyView {
-                name: one.name.to_owned(),
-                status: if one.healthy { HealthStatusView::Healthy } else { HealthStatusView::Unhealthy },
-                error: one.error,
-            })
-            .collect();
-        let config = &self.0.config;
-        let (app_name, version) = (config.app_name.clone(), config.version.clone());
-        let answer = JsonAnswer(HealthView { status, app_name, version, timestamp: now(), dependencies });
-        if status == HealthStatusView::Unhealthy { Health::Down(answer) } else { Health::Up(answer) }
-    }
-
-    /// Whether the process is alive
-    #[oai(path = "/health/live", method = "get", operation_id = "get_liveness")]
-    async fn live(&self) -> JsonAnswer<LivenessView> {
-        JsonAnswer(LivenessView { status: "alive".to_owned() })
-    }
-
-    /// How many tasks stand where
-    #[oai(path = "/stats", method = "get", operation_id = "get_stats")]
-    async fn stats(&self) -> Result<JsonAnswer<StatsView>, ApiError> {
-        Ok(JsonAnswer(self.0.tasks()?.counts(&Tenant::default()).await?.into()))
-    }
-
-    /// The task types that can be submitted
-    #[oai(path = "/task-types", method = "get", operation_id = "list_task_types")]
-    async fn task_types(&self) -> Result<JsonAnswer<TaskTypeListView>, ApiError> {
-        Ok(JsonAnswer(TaskTypeListView {
-            items: self.0.tasks()?.registry().iter().map(Into::into).collect(),
-        }))
-    }
-}
-
-/// The one place that shows this server's own clock; nothing is decided by it.
-#[allow(clippy::disallowed_methods)]
-fn now() -> DateTime<Utc> {
-    std::time::SystemTime::now().into()
-}
-
-/// Ids start at 1: no other number is the number of a task.
-fn known_id(id: i64) -> Result<TaskId, ApiError> {
-    if id < 1 { Err(ApiError::unknown_task(id)) } else { Ok(TaskId(id)) }
-}
-
-fn read_statuses(text: &str, errors: &mut Vec<FieldError>) -> Vec<Status> {
-    let mut statuses = Vec::new();
-    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        match Status::parse(name) {
-            Some(status) => statuses.push(status),
-            None => {
-                let known = Status::ALL.map(Status::as_str).join(", ");
-                let name: String = name.chars().take(40).collect();
-                errors.push(FieldError::new("status", format!("{name:?} is none of {known}")));
-            }
+/// Runs a task again and answers it as it waits.
+pub(super) async fn retry(tasks: &Tasks, id: i64, body: &str) -> Result<JsonAnswer<TaskView>, ApiError> {
+    let (tenant, task) = (Tenant::default(), known_id(id)?);
+    let input = sweep::read_retry(body)?;
+    match tasks.retry(&tenant, Retry { id: task, input }).await? {
+        RetryOutcome::Waiting(..) => {
+            let task = tasks.read(&tenant, task).await?.ok_or_else(|| ApiError::unknown_task(id))?;
+            Ok(JsonAnswer(TaskView::from(&task)))
         }
+        RetryOutcome::NotEnded(status) => {
+            Err(ApiError::conflict(format!("task {id} has not ended: it is {}", status.as_str())))
+        }
+        RetryOutcome::Completed => Err(ApiError::conflict(format!("task {id} has completed"))),
+        RetryOutcome::Unknown => Err(ApiError::unknown_task(id)),
     }
-    statuses
-}
-
-fn read_name<T, E: std::fmt::Display>(
-    field: &str,
-    text: Option<String>,
-    new: impl Fn(String) -> Result<T, E>,
-    errors: &mut Vec<FieldError>,
-) -> Option<T> {
-    new(text?).map_err(|error| errors.push(FieldError::new(field, error.to_string()))).ok()
-}
-
-fn read_wait(text: &str) -> Result<Duration, ApiError> {
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit {
-        "ms" => Some(0.001),
-        "s" | "" => Some(1.0),
-        "m" => Some(60.0),
-        _ => None,
-    };
-    let seconds = scale.and_then(|scale| number.parse::<f64>().ok().map(|number| number * scale));
-    let wait = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    wait.filter(|wait| *wait <= LONGEST_WAIT).ok_or_else(|| {
-        let most = LONGEST_WAIT.as_secs();
-        let text: String = text.chars().take(40).collect();
-        let message = format!("{text:?} is not a duration such as 10s or 500ms, at most {most}s");
-        ApiError::invalid(vec![FieldError::new("wait", message)])
-    })
 }

@@ -12,6 +12,9 @@ use serde::{Serialize, Serializer};
 
 use crate::body::AnyJson;
 
+pub(crate) mod manual;
+pub(crate) mod schedules;
+
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, Serialize)]
 #[oai(rename = "Status", rename_all = "SCREAMING_SNAKE_CASE")]
@@ -113,6 +116,8 @@ pub(crate) struct TaskView {
     cancel_requested: bool,
     /// Your own notes.
     metadata: Option<AnyJson>,
+    /// What no other task of its kind may share.
+    unique_key: Option<String>,
     /// When it was submitted.
     #[serde(serialize_with = "moment")]
     created_at: DateTime<Utc>,
@@ -174,6 +179,7 @@ impl From<&Task> for TaskView {
             max_attempts: int(task.limits.max_attempts),
             cancel_requested: task.cancel_requested,
             metadata: task.metadata.as_ref().and_then(AnyJson::stored),
+            unique_key: task.unique_key.as_ref().map(|key| key.to_string()),
             created_at: task.created_at,
             updated_at: task.updated_at,
             run_at: task.run_at,

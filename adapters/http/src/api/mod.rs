@@ -1,0 +1,65 @@
+//! The operations, by resource.
+
+mod manual;
+mod parameters;
+mod schedules;
+mod system;
+mod tasks;
+
+use application::{schedules::Schedules, tasks::Tasks};
+use poem_openapi::Tags;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::{manual::ManualApi, schedules::SchedulesApi, system::SystemApi, tasks::TasksApi};
+use crate::{
+    ApiConfig,
+    problem::{ApiError, Problem, ProblemJson},
+};
+
+/// The use cases that the operations stand for.
+#[derive(Clone)]
+pub struct UseCases {
+    /// What clients do with tasks.
+    pub tasks: Tasks,
+    /// What they do with schedules.
+    pub schedules: Schedules,
+}
+
+/// What the operations share.
+#[derive(Clone)]
+pub(crate) struct Context {
+    /// `None` only where the document is generated.
+    pub(crate) use_cases: Option<UseCases>,
+    pub(crate) config: ApiConfig,
+    /// Ends event streams when the server stops.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Context {
+    fn tasks(&self) -> Result<&Tasks, ApiError> {
+        Ok(&self.use_cases()?.tasks)
+    }
+
+    fn schedules(&self) -> Result<&Schedules, ApiError> {
+        Ok(&self.use_cases()?.schedules)
+    }
+
+    fn use_cases(&self) -> Result<&UseCases, ApiError> {
+        let detail = "this server has no task store";
+        let problem = || ProblemJson(Problem::new(poem::http::StatusCode::SERVICE_UNAVAILABLE, detail));
+        self.use_cases.as_ref().ok_or_else(|| ApiError::Unavailable(problem(), 2))
+    }
+}
+
+#[derive(Tags)]
+enum Tag {
+    /// Submit tasks, watch them, read what they came to.
+    Tasks,
+    /// What failed for good waits here for a person: run it again, as it was or with another input, or discard it.
+    #[oai(rename = "Manual handling")]
+    Manual,
+    /// Tasks that submit themselves, by a cron expression or every so often.
+    Schedules,
+    /// How the product fares.
+    System,
+}
