@@ -1,0 +1,140 @@
+//! What several runs share: the load, the readers of live events, and how a verdict is told.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Result;
+use futures_util::future::try_join_all;
+use rand::{SeedableRng as _, rngs::StdRng};
+use serde_json::Value;
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    checker::{self, Drain, Evidence, Verdict, Violation},
+    client::Client,
+    rig::Rig,
+    scale::Finding,
+};
+
+/// How many clients submit at the same time.
+const CLIENTS: usize = 32;
+/// How many tasks' events are read to their end.
+const WATCHED: usize = 50;
+/// How much longer than a task a reader of its events may take.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How many tasks, spread over how long. Where the time is zero, as fast as they are taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// In all.
+    pub tasks: u32,
+    /// From the first to the last.
+    pub over: Duration,
+}
+
+/// Starts submitting tasks, each under a key of its own; `make` says which type and input. Answers the tasks' numbers
+/// once all are acknowledged.
+pub fn submit(
+    client: Client,
+    seed: u64,
+    pace: Pace,
+    mut make: impl FnMut(&mut StdRng) -> (&'static str, Value) + Send + 'static,
+) -> JoinHandle<Result<Vec<i64>>> {
+    let mut random = StdRng::seed_from_u64(seed ^ 0x10ad);
+    let started = Instant::now();
+    let jobs = (0..pace.tasks).map(move |number| {
+        let (task_type, input) = make(&mut random);
+        let at = started + pace.over.mul_f64(f64::from(number) / f64::from(pace.tasks.max(1)));
+        (number, at, task_type, input)
+    });
+    let jobs = Arc::new(Mutex::new(jobs));
+    tokio::spawn(async move {
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let (client, jobs) = (client.clone(), Arc::clone(&jobs));
+            clients.spawn(async move {
+                let mut tasks = Vec::new();
+                loop {
+                    let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((number, at, task_type, input)) = job else { return anyhow::Ok(tasks) };
+                    sleep_until(at).await;
+                    tasks.push(client.submit(&format!("{seed}-{number}"), task_type, input).await?.task);
+                }
+            });
+        }
+        let mut tasks = Vec::new();
+        while let Some(some) = clients.join_next().await {
+            tasks.extend(some??);
+        }
+        Ok(tasks)
+    })
+}
+
+/// Reads the live events of some tasks to their end: of the last ones submitted, which have yet to run, and of some that
+/// have run long since.
+pub async fn watch_some(rig: &Rig, patience: Duration) -> Result<()> {
+    let client = rig.client()?;
+    let last = rig.database.number("SELECT coalesce(max(id), 0) FROM task").await?;
+    let some = i64::try_from(WATCHED)?;
+    let spread = (1..=some).map(|part| last * part / some);
+    let mut tasks: Vec<i64> = spread.chain(last - some..=last).filter(|task| *task > 0).collect();
+    tasks.sort_unstable();
+    tasks.dedup();
+    try_join_all(tasks.into_iter().map(|task| client.watch(task, patience))).await?;
+    Ok(())
+}
+
+/// The end of a run, once the faults have stopped.
+#[derive(Debug)]
+pub struct Finished {
+    /// What was done.
+    pub done: String,
+    /// How the backlog drained.
+    pub drain: Drain,
+    /// All that is known.
+    pub evidence: Evidence,
+    /// What it comes to; a run adds what it alone promises.
+    pub verdict: Verdict,
+    /// What the run counted besides.
+    pub notes: Vec<String>,
+}
+
+/// Waits until the backlog has drained, for so long at most, while readers read events; then checks everything.
+pub async fn finish(rig: &Rig, done: &str, limit: Duration) -> Result<Finished> {
+    let (drain, watched) = tokio::join!(rig.drain(limit), watch_some(rig, limit + GRACE));
+    let drain = drain?;
+    watched?;
+    let evidence = rig.evidence(Some(drain)).await?;
+    let verdict = checker::check(&evidence);
+    Ok(Finished { done: done.to_owned(), drain, evidence, verdict, notes: Vec::new() })
+}
+
+impl Finished {
+    /// A promise of this run alone.
+    pub fn expect(&mut self, holds: bool, promise: &'static str, text: impl FnOnce() -> String) {
+        if !holds {
+            self.verdict.violations.push(Violation { promise, text: text() });
+        }
+    }
+
+    /// Tells the verdict.
+    pub fn finding(self) -> Finding {
+        let Self { done, drain, verdict, notes, .. } = self;
+        let mut found =
+            vec![format!("{} acknowledged ({} answers lost)", verdict.acknowledged, verdict.unknown)];
+        found.extend(verdict.ended.iter().map(|(status, count)| format!("{count} {status}")));
+        found.push(format!("{} repeats of at most {}", verdict.repeats, verdict.repeats_bound));
+        found.extend(notes);
+        found.push(match drain.took {
+            Some(took) => format!("drained in {:.1} s", took.as_secs_f64()),
+            None => format!("{} tasks not drained", drain.left),
+        });
+        found.push(format!("{} violations", verdict.violations.len()));
+        Finding { done, found: found.join(", "), violations: verdict.texts() }
+    }
+}
