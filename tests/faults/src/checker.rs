@@ -161,14 +161,20 @@ impl Verdict {
         self.violations.push(Violation { promise, text });
     }
 
-    /// The violations as people read them, cut where there are many.
+    /// The violations as people read them, cut where there are many of one promise.
     pub fn texts(&self) -> Vec<String> {
-        const SHOWN: usize = 40;
-        let mut texts: Vec<_> = self.violations.iter().take(SHOWN).map(ToString::to_string).collect();
-        if self.violations.len() > SHOWN {
-            texts.push(format!("… and {} more", self.violations.len() - SHOWN));
+        const SHOWN: usize = 10;
+        let mut by_promise: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for violation in &self.violations {
+            by_promise.entry(violation.promise).or_default().push(violation.to_string());
         }
-        texts
+        let shortened = by_promise.into_iter().flat_map(|(promise, mut texts)| {
+            let more = texts.len().saturating_sub(SHOWN);
+            texts.truncate(SHOWN);
+            texts.extend((more > 0).then(|| format!("{promise}: … and {more} more")));
+            texts
+        });
+        shortened.collect()
     }
 
     /// Whether this promise was broken.

@@ -68,8 +68,12 @@ impl Client {
         })
     }
 
-    fn server(&self) -> &str {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+    /// Whose turn it is.
+    fn turn(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn server(&self, turn: usize) -> &str {
         &self.servers[turn % self.servers.len()]
     }
 
@@ -98,11 +102,11 @@ impl Client {
     /// Asks to stop a task, once; `None` where nobody answered.
     pub async fn cancel(&self, task: i64) -> Result<Option<Answer>> {
         let op = self.invoke(Call::Cancel { task }).await?;
-        let request = self.http.post(format!("{}/tasks/{task}/cancel", self.server()));
+        let request = self.http.post(format!("{}/tasks/{task}/cancel", self.server(self.turn())));
         let mut outcome = send(request, task).await;
         if let Outcome::Refused(409, _) = outcome {
             // It had ended: as what, the task itself says.
-            let request = self.http.get(format!("{}/tasks/{task}", self.server()));
+            let request = self.http.get(format!("{}/tasks/{task}", self.server(self.turn())));
             if let Outcome::Good(answer, replayed) = send(request, task).await {
                 outcome = Outcome::Good(Answer { code: 409, ..answer }, replayed);
             }
@@ -120,7 +124,7 @@ impl Client {
         let op = self.invoke(Call::Watch { task }).await?;
         let deadline = Instant::now() + patience;
         loop {
-            let request = self.http.get(format!("{}/tasks/{task}/events", self.server()));
+            let request = self.http.get(format!("{}/tasks/{task}/events", self.server(self.turn())));
             let left = deadline.saturating_duration_since(Instant::now());
             let read = tokio::time::timeout(left, last_state(request)).await;
             match read {
@@ -146,8 +150,9 @@ impl Client {
         request: impl Fn(&Self, &str) -> RequestBuilder,
     ) -> Result<Answer> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            let outcome = send(request(self, self.server()), 0).await;
+        // Each further try asks the next server.
+        for turn in self.turn().. {
+            let outcome = send(request(self, self.server(turn)), 0).await;
             self.note(op, &outcome).await?;
             let why = match outcome {
                 Outcome::Good(answer, _) => return Ok(answer),
@@ -159,6 +164,7 @@ impl Client {
             }
             tokio::time::sleep(PAUSE).await;
         }
+        bail!("a client has no server to ask")
     }
 
     async fn note(&self, op: u64, outcome: &Outcome) -> Result<()> {

@@ -4,12 +4,19 @@ use faults_tests::{Scale, runs};
 
 const SEED: u64 = 1;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t01_killed_workers() {
-    runs::t01::workers(&Scale::small(SEED)).await.expect("the run ends").expect_none();
+/// Tests of these runs.
+macro_rules! small {
+    ($($test:ident: $($run:ident)::+),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            runs::$($run)::+(&Scale::small(SEED)).await.expect("the run ends").expect_none();
+        }
+    )+};
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t01_killed_standalone() {
-    runs::t01::standalone(&Scale::small(SEED)).await.expect("the run ends").expect_none();
+small! {
+    t01_killed_workers: t01::workers,
+    t02_frozen_workers: t02::run,
+    t13_cancel_complete_and_take_over: t13::run,
+    t15_rolling_restarts: t15::run,
 }

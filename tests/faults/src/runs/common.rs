@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use futures_util::future::try_join_all;
 use rand::{SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
 use tokio::{
+    sync::watch,
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep_until},
 };
@@ -37,14 +38,33 @@ pub struct Pace {
     pub over: Duration,
 }
 
-/// Starts submitting tasks, each under a key of its own; `make` says which type and input. Answers the tasks' numbers
-/// once all are acknowledged.
+/// A load that is being submitted.
+#[derive(Debug)]
+pub struct Load {
+    acknowledged: watch::Receiver<u32>,
+    clients: JoinHandle<Result<Vec<i64>>>,
+}
+
+impl Load {
+    /// Waits until so many tasks are acknowledged, or the load has ended.
+    pub async fn reaches(&mut self, tasks: u32) {
+        // An error says that the clients have ended.
+        let _ = self.acknowledged.wait_for(|count| *count >= tasks).await;
+    }
+
+    /// Waits until all are acknowledged; answers their numbers.
+    pub async fn end(self) -> Result<Vec<i64>> {
+        self.clients.await.context("the load")?
+    }
+}
+
+/// Starts submitting tasks, each under a key of its own; `make` says which type and input.
 pub fn submit(
     client: Client,
     seed: u64,
     pace: Pace,
     mut make: impl FnMut(&mut StdRng) -> (&'static str, Value) + Send + 'static,
-) -> JoinHandle<Result<Vec<i64>>> {
+) -> Load {
     let mut random = StdRng::seed_from_u64(seed ^ 0x10ad);
     let started = Instant::now();
     let jobs = (0..pace.tasks).map(move |number| {
@@ -53,10 +73,11 @@ pub fn submit(
         (number, at, task_type, input)
     });
     let jobs = Arc::new(Mutex::new(jobs));
-    tokio::spawn(async move {
+    let (count, acknowledged) = watch::channel(0);
+    let clients = tokio::spawn(async move {
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
-            let (client, jobs) = (client.clone(), Arc::clone(&jobs));
+            let (client, jobs, count) = (client.clone(), Arc::clone(&jobs), count.clone());
             clients.spawn(async move {
                 let mut tasks = Vec::new();
                 loop {
@@ -64,6 +85,7 @@ pub fn submit(
                     let Some((number, at, task_type, input)) = job else { return anyhow::Ok(tasks) };
                     sleep_until(at).await;
                     tasks.push(client.submit(&format!("{seed}-{number}"), task_type, input).await?.task);
+                    count.send_modify(|count| *count += 1);
                 }
             });
         }
@@ -72,7 +94,8 @@ pub fn submit(
             tasks.extend(some??);
         }
         Ok(tasks)
-    })
+    });
+    Load { acknowledged, clients }
 }
 
 /// Reads the live events of some tasks to their end: of the last ones submitted, which have yet to run, and of some that

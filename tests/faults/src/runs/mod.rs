@@ -2,6 +2,11 @@
 
 pub mod common;
 pub mod t01;
+pub mod t02;
+pub mod t03;
+pub mod t13;
+pub mod t14;
+pub mod t15;
 
 use std::{future::Future, pin::Pin};
 
@@ -32,6 +37,11 @@ macro_rules! runs {
 /// Every run, in the order of the table.
 pub const ALL: &[Run] = runs![
     "T1" "kill -9 of workers, and of the one process on SQLite" t01,
+    "T2" "SIGSTOP for three leases, then CONT, on 8 workers at once" t02,
+    "T3" "kill -9 of the API during submissions, and of the one process on SQLite" t03,
+    "T13" "cancel against complete against take-over" t13,
+    "T14" "a task that kills its process, among innocents" t14,
+    "T15" "rolling restarts under load" t15,
 ];
 
 /// The run of this name.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -15,8 +15,11 @@ use crate::{
     types,
 };
 
-/// On both bases.
+/// On both bases; mutants on PostgreSQL.
 pub async fn run(scale: &Scale) -> Result<Finding> {
+    if scale.mutant.is_some() {
+        return workers(scale).await;
+    }
     Ok(workers(scale).await?.and(standalone(scale).await?))
 }
 
@@ -42,7 +45,7 @@ pub async fn workers(scale: &Scale) -> Result<Finding> {
         workers[victim].kill();
         workers[victim] = rig.worker(&[]).await;
     }
-    load.await.context("the load")??;
+    load.end().await?;
     let done = format!("{kills} kill -9 of 4 workers in {tasks} tasks");
     Ok(common::finish(&rig, &done, scale.patience()).await?.finding())
 }
@@ -63,11 +66,13 @@ pub async fn standalone(scale: &Scale) -> Result<Finding> {
         process.kill();
         process = rig.front(0).await;
     }
-    load.await.context("the load")??;
+    load.end().await?;
     let done = format!("SQLite: {kills} kill -9 in {tasks} tasks");
     Ok(common::finish(&rig, &done, scale.patience()).await?.finding())
 }
 
 fn work(random: &mut StdRng) -> (&'static str, serde_json::Value) {
-    (types::WORK, json!({ "sleep_ms": random.random_range(0..150) }))
+    // One in fifty fails at first and waits as SCHEDULED for its next try.
+    let fail_until = u32::from(random.random_ratio(1, 50));
+    (types::WORK, json!({ "sleep_ms": random.random_range(0..150), "fail_until": fail_until }))
 }
