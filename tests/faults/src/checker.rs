@@ -150,6 +150,8 @@ pub struct Verdict {
     pub deaths: usize,
     /// What they held at that moment.
     pub held_at_deaths: usize,
+    /// How long after the end of its lease the last found of them was declared dead.
+    pub longest_unfound: Duration,
     /// Attempts that ended because their worker was gone.
     pub crashed: usize,
     /// Attempts that a drain gave back.

@@ -1,6 +1,9 @@
 //! The life of each task, step by step, as the triggers wrote it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use super::{Evidence, Kind, Transition, Verdict};
 
@@ -21,6 +24,9 @@ pub(super) fn check(evidence: &Evidence, verdict: &mut Verdict) -> usize {
                 verdict.deaths += 1;
                 verdict.held_at_deaths += transition.held.unwrap_or_default() as usize;
                 dead.entry(worker).or_insert(place);
+                if let Some(late) = transition.lease_left.and_then(|left| u64::try_from(-left).ok()) {
+                    verdict.longest_unfound = verdict.longest_unfound.max(Duration::from_micros(late));
+                }
                 if let Some(left) = transition.lease_left.filter(|left| *left > 0) {
                     let text =
                         format!("worker {worker} was declared dead {left} µs before its lease ran out");

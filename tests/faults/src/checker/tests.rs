@@ -120,6 +120,7 @@ fn sound_evidence_breaks_nothing_and_is_counted() {
     assert_eq!(verdict.violations, []);
     assert_eq!((verdict.acknowledged, verdict.starts, verdict.repeats, verdict.repeats_bound), (2, 3, 1, 1));
     assert_eq!((verdict.deaths, verdict.held_at_deaths, verdict.crashed, verdict.released), (1, 1, 1, 0));
+    assert_eq!(verdict.longest_unfound, Duration::from_micros(5));
     assert_eq!(verdict.ended, BTreeMap::from([("COMPLETED".to_owned(), 2)]));
 }
 

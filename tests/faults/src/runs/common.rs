@@ -152,6 +152,10 @@ impl Finished {
             vec![format!("{} acknowledged ({} answers lost)", verdict.acknowledged, verdict.unknown)];
         found.extend(verdict.ended.iter().map(|(status, count)| format!("{count} {status}")));
         found.push(format!("{} repeats of at most {}", verdict.repeats, verdict.repeats_bound));
+        if !verdict.longest_unfound.is_zero() {
+            let late = verdict.longest_unfound.as_secs_f64();
+            found.push(format!("{} deaths, found {late:.1} s after the lease at the latest", verdict.deaths));
+        }
         found.extend(notes);
         found.push(match drain.took {
             Some(took) => format!("drained in {:.1} s", took.as_secs_f64()),

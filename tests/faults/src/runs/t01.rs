@@ -47,7 +47,13 @@ pub async fn workers(scale: &Scale) -> Result<Finding> {
     }
     load.end().await?;
     let done = format!("{kills} kill -9 of 4 workers in {tasks} tasks");
-    Ok(common::finish(&rig, &done, scale.patience()).await?.finding())
+    let mut finished = common::finish(&rig, &done, scale.patience()).await?;
+    // Watched for half a lease, in rounds of half a second; the rest is for a machine that is busy.
+    let (unfound, limit) = (finished.verdict.longest_unfound, rig.lease / 2 + Duration::from_secs(3));
+    finished.expect(unfound <= limit, "I8", || {
+        format!("a dead worker was found only {unfound:?} after its lease")
+    });
+    Ok(finished.finding())
 }
 
 /// The one process is killed and started again.
