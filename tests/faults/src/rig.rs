@@ -200,12 +200,11 @@ impl Rig {
 
     /// All that is known now.
     pub async fn evidence(&self, drain: Option<Drain>) -> Result<Evidence> {
-        Ok(Evidence {
-            clients: history::read(&self.histories, history::CLIENTS)?,
-            handlers: history::read(&self.histories, history::HANDLERS)?,
-            transitions: self.database.transitions().await?,
-            fates: self.database.fates().await?,
-            drain,
-        })
+        // Backwards: what is stored was written down before.
+        let fates = self.database.fates().await?;
+        let transitions = self.database.transitions().await?;
+        let handlers = history::read(&self.histories, history::HANDLERS)?;
+        let clients = history::read(&self.histories, history::CLIENTS)?;
+        Ok(Evidence { clients, handlers, transitions, fates, drain })
     }
 }

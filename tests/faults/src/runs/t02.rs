@@ -23,7 +23,7 @@ const REFUSED: &str = "its outcome is dropped";
 pub async fn run(scale: &Scale) -> Result<Finding> {
     let (tasks, times) = (scale.of(400, 20_000), scale.of(2, 25));
     let mut rig = Rig::start(scale, Base::PostgresAndRedis).await?;
-    rig.set("WORKER_CONCURRENCY", "20");
+    rig.set("WORKER_CONCURRENCY", "50");
     let _api = rig.front(0).await;
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
