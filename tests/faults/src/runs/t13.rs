@@ -22,14 +22,16 @@ use crate::{
 };
 
 /// Tasks and cancellations take up to so long, so that either may come first.
-const LONGEST: u64 = 200;
+const LONGEST: Duration = Duration::from_millis(200);
+/// One race in so many lasts for leases instead, so that take-over is in it.
+const SLOW: u32 = 10;
 
 /// Each task is cancelled around the moment when it completes, while workers freeze and are killed.
 pub async fn run(scale: &Scale) -> Result<Finding> {
-    let (races, racers) = (scale.of(800, 50_000), scale.of(20, 100));
+    let (races, racers) = (scale.of(800, 50_000), scale.of(40, 200));
     let mut rig = Rig::start(scale, Base::PostgresAndRedis).await?;
     // Fewer slots than racers, so that some tasks are cancelled while they wait.
-    rig.set("WORKER_CONCURRENCY", scale.of("4", "16"));
+    rig.set("WORKER_CONCURRENCY", scale.of("11", "55"));
     let _api = rig.front(0).await;
     let mut workers = Vec::new();
     for _ in 0..3 {
@@ -40,7 +42,7 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
     let mut running = JoinSet::new();
     for racer in 0..racers {
         let random = StdRng::seed_from_u64(scale.seed ^ (racer << 32));
-        running.spawn(race(rig.client()?, scale.seed, Arc::clone(&next), races, random));
+        running.spawn(race(rig.client()?, *scale, rig.lease * 3, Arc::clone(&next), races, random));
     }
     let ending = tokio::spawn({
         let over = Arc::clone(&over);
@@ -59,7 +61,7 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
     let (mut kills, mut freezes) = (0, 0);
     while !over.load(Ordering::Relaxed) && !ending.is_finished() {
         let victim = random.random_range(0..workers.len());
-        tokio::time::sleep(rig.lease.mul_f64(random.random_range(0.2..0.8))).await;
+        tokio::time::sleep(rig.lease.mul_f64(random.random_range(0.1..0.5))).await;
         if random.random_ratio(1, 4) {
             workers[victim].freeze();
             tokio::time::sleep(rig.lease.mul_f64(random.random_range(1.2..2.0))).await;
@@ -87,7 +89,8 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
 /// Submits and cancels; counts the answers 200, 202, 409 and none.
 async fn race(
     client: Client,
-    seed: u64,
+    scale: Scale,
+    slow: Duration,
     next: Arc<AtomicU32>,
     races: u32,
     mut random: StdRng,
@@ -98,10 +101,12 @@ async fn race(
         if number >= races {
             return Ok(answers);
         }
-        let (work, wait) = (random.random_range(0..LONGEST), random.random_range(0..LONGEST));
-        let key = format!("{seed}-{number}");
-        let task = client.submit(&key, types::WORK, json!({ "sleep_ms": work })).await?.task;
-        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let longest = if random.random_ratio(1, SLOW) { slow } else { LONGEST };
+        let work = longest.mul_f64(random.random_range(0.0..1.0)).as_millis();
+        let wait = longest.mul_f64(random.random_range(0.0..1.0));
+        let key = format!("{}-{number}", scale.seed);
+        let task = client.submit(&key, types::WORK, json!({ "sleep_ms": work as u64 })).await?.task;
+        tokio::time::sleep(wait).await;
         let code = client.cancel(task).await?.map(|answer| answer.code);
         answers[match code {
             Some(200) => 0,
