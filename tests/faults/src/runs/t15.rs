@@ -18,8 +18,10 @@ use crate::{
 /// How long a drain may take beyond its grace.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long the product is left alone between two restarts.
-const BETWEEN: Duration = Duration::from_millis(300);
+/// How long the product is left alone after the restart of an API, and of a worker: long enough that most tasks end
+/// between two drains.
+const AFTER_API: Duration = Duration::from_millis(300);
+const AFTER_WORKER: Duration = Duration::from_millis(1_200);
 
 /// Two APIs and two workers, each restarted in its turn.
 pub async fn run(scale: &Scale) -> Result<Finding> {
@@ -31,7 +33,7 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
     rig.set("SHUTDOWN_GRACE", "500ms");
     let mut apis = [rig.front(0).await, rig.front(1).await];
     let mut workers = [rig.worker(&[]).await, rig.worker(&[]).await];
-    let pace = Pace { tasks, over: Duration::from_secs(4) * rolls };
+    let pace = Pace { tasks, over: Duration::from_millis(4_400) * rolls };
     let load = common::submit(rig.client()?, scale.seed, pace, |random| {
         let longest = if random.random_ratio(1, 10) { 2_000 } else { 200 };
         let sleep_ms = random.random_range(0..longest);
@@ -42,13 +44,12 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
             leave(api).await?;
             *api = rig.front(number).await;
             // Whoever was refused by this one asks the other, which is still there.
-            tokio::time::sleep(BETWEEN).await;
+            tokio::time::sleep(AFTER_API).await;
         }
         for worker in &mut workers {
             leave(worker).await?;
             *worker = rig.worker(&[]).await;
-            // It takes up work before the next one stops.
-            tokio::time::sleep(BETWEEN).await;
+            tokio::time::sleep(AFTER_WORKER).await;
         }
     }
     load.end().await?;
