@@ -4,16 +4,16 @@
 
 mod kept;
 
-use std::{panic::AssertUnwindSafe, process::ExitCode, time::Instant};
+use std::{process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use faults_tests::{
     Finding, Scale,
     mutants::Mutant,
-    runs::{self, Run},
+    runs::{self, Hunt, Run},
 };
-use futures_util::FutureExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 /// The fault rig.
 #[derive(Debug, Parser)]
@@ -65,7 +65,7 @@ async fn find_faults(cli: &Cli) -> Result<bool> {
             continue;
         }
         let began = Instant::now();
-        let finding = safely(run, scale).await;
+        let finding = run.finding(scale).await;
         let seconds = began.elapsed().as_secs_f64();
         tell(run.name, &finding, seconds, "");
         if finding.violations.is_empty() {
@@ -91,41 +91,22 @@ async fn find_mutants(cli: &Cli) -> Result<bool> {
             bail!("--only names mutants here: {}", known.join(", "));
         }
     }
-    let mut missed = 0;
-    for mutant in &chosen {
-        let run = runs::find(mutant.caught_by()).context("a mutant names a run")?;
-        let began = Instant::now();
-        let finding = safely(run, Scale { full: false, seed: cli.seed, mutant: Some(*mutant) }).await;
-        let proof = finding.violations.iter().find(|violation| violation.starts_with(mutant.shows_as()));
-        let (verdict, why) = match proof {
-            Some(violation) => ("caught", violation.as_str()),
-            None => ("MISSED", finding.violations.first().map_or("no violation", String::as_str)),
-        };
-        missed += usize::from(proof.is_none());
-        let seconds = began.elapsed().as_secs_f64();
-        println!("{verdict} {:<24} by {:<4} {seconds:>5.1} s  {}", mutant.name(), run.name, mutant.what());
-        println!("       {}", why.lines().next().unwrap_or_default());
-    }
-    println!("{} of {} mutants caught", chosen.len() - missed, chosen.len());
-    Ok(missed == 0)
-}
-
-/// Runs it; an error or a panic of the run is a violation like any other.
-async fn safely(run: &Run, scale: Scale) -> Finding {
-    let failure = |why: String| Finding {
-        done: run.what.to_owned(),
-        found: "the run did not end".to_owned(),
-        violations: vec![why],
-    };
-    match AssertUnwindSafe((run.start)(scale)).catch_unwind().await {
-        Ok(Ok(finding)) => finding,
-        Ok(Err(error)) => failure(format!("error: {error:#}")),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            failure(format!("panic: {}", text.unwrap_or("(without a message)")))
+    let hunts: Vec<Hunt> = stream::iter(chosen.iter().map(|mutant| async {
+        let hunt = runs::hunt(*mutant, cli.seed).await;
+        if let Ok(Hunt { mutant, caught, proof }) = &hunt {
+            let verdict = if *caught { "caught" } else { "MISSED" };
+            println!("{verdict} {:<18} by {:<4} {}", mutant.name(), mutant.caught_by(), mutant.what());
+            println!("       {proof}");
         }
-    }
+        hunt
+    }))
+    // A hunt mostly waits.
+    .buffer_unordered(3)
+    .try_collect()
+    .await?;
+    let caught = hunts.iter().filter(|hunt| hunt.caught).count();
+    println!("{caught} of {} mutants caught", hunts.len());
+    Ok(caught == hunts.len())
 }
 
 fn tell(name: &str, finding: &Finding, seconds: f64, remark: &str) {

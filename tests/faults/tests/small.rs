@@ -1,6 +1,6 @@
 //! The small counts of the fault rig, as ordinary tests.
 
-use faults_tests::{Scale, runs};
+use faults_tests::{Scale, mutants::Mutant, runs};
 
 const SEED: u64 = 1;
 
@@ -19,4 +19,13 @@ small! {
     t02_frozen_workers: t02::run,
     t13_cancel_complete_and_take_over: t13::run,
     t15_rolling_restarts: t15::run,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes; `cargo xtask faults --mutants` shows more"]
+async fn every_mutant_is_caught() {
+    for mutant in Mutant::all() {
+        let hunt = runs::hunt(*mutant, SEED).await.expect("its run is there");
+        assert!(hunt.caught, "{} was not caught: {}", mutant.name(), hunt.proof);
+    }
 }

@@ -8,11 +8,15 @@ pub mod t13;
 pub mod t14;
 pub mod t15;
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, panic::AssertUnwindSafe, pin::Pin};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use futures_util::FutureExt as _;
 
-use crate::scale::{Finding, Scale};
+use crate::{
+    mutants::Mutant,
+    scale::{Finding, Scale},
+};
 
 /// What a run answers.
 pub type Running = Pin<Box<dyn Future<Output = Result<Finding>>>>;
@@ -43,6 +47,48 @@ pub const ALL: &[Run] = runs![
     "T14" "a task that kills its process, among innocents" t14,
     "T15" "rolling restarts under load" t15,
 ];
+
+impl Run {
+    /// Does it; an error or a panic of the run is a violation like any other.
+    pub async fn finding(&self, scale: Scale) -> Finding {
+        let failure = |why: String| Finding {
+            done: self.what.to_owned(),
+            found: "the run did not end".to_owned(),
+            violations: vec![why],
+        };
+        match AssertUnwindSafe((self.start)(scale)).catch_unwind().await {
+            Ok(Ok(finding)) => finding,
+            Ok(Err(error)) => failure(format!("error: {error:#}")),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                failure(format!("panic: {}", text.unwrap_or("(without a message)")))
+            }
+        }
+    }
+}
+
+/// What came of a hunt for a mutant.
+#[derive(Debug, Clone)]
+pub struct Hunt {
+    /// Whom.
+    pub mutant: Mutant,
+    /// Whether the promise that it breaks was found broken.
+    pub caught: bool,
+    /// The violation that shows it; else what was found instead.
+    pub proof: String,
+}
+
+/// Lets the small count of the run that has to find it meet a mutant.
+pub async fn hunt(mutant: Mutant, seed: u64) -> Result<Hunt> {
+    let name = mutant.caught_by();
+    let run = find(name).with_context(|| format!("{} is to be caught by {name}", mutant.name()))?;
+    let finding = run.finding(Scale { full: false, seed, mutant: Some(mutant) }).await;
+    let proof = finding.violations.iter().find(|violation| violation.starts_with(mutant.shows_as()));
+    let (caught, shown) = (proof.is_some(), proof.or(finding.violations.first()));
+    let proof = shown.map_or("no violation", |text| text.lines().next().unwrap_or_default());
+    Ok(Hunt { mutant, caught, proof: proof.to_owned() })
+}
 
 /// The run of this name.
 pub fn find(name: &str) -> Option<&'static Run> {
