@@ -89,9 +89,9 @@ impl Client {
         self.submit_body(key, body).await
     }
 
-    /// The same with any body.
+    /// The same with any body; the key is added to its metadata.
     pub async fn submit_body(&self, key: &str, mut body: Value) -> Result<Answer> {
-        body["metadata"] = json!({ "key": key });
+        body["metadata"]["key"] = json!(key);
         let op = self.invoke(Call::Submit { key: key.to_owned() }).await?;
         self.until_answered(op, |client, server| {
             client.http.post(format!("{server}/tasks")).header("Idempotency-Key", key).json(&body)

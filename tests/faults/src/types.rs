@@ -17,6 +17,8 @@ use crate::history::{self, HandlerEvent, Journal};
 pub const WORK: &str = "faults.work";
 /// Starts and takes its process with it.
 pub const CRASH: &str = "faults.crash";
+/// Tells live, piece by piece, when it made each piece.
+pub const TALK: &str = "faults.talk";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,12 +39,23 @@ struct Crash {
     after_ms: u64,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Talk {
+    /// How many pieces.
+    pieces: u32,
+    /// Between two of them.
+    every_ms: u64,
+    /// Of each piece, at least.
+    bytes: usize,
+}
+
 /// Every type of the rig; what they do goes to the history in the folder that [`history::FOLDER_VARIABLE`] names.
 pub fn types() -> Result<Vec<TaskTypeSpec>> {
     let folder = std::env::var(history::FOLDER_VARIABLE)
         .with_context(|| format!("{} has to name a folder for the history", history::FOLDER_VARIABLE))?;
     let journal = Arc::new(Journal::create(folder.as_ref(), history::HANDLERS)?);
-    let (work, crash) = (Arc::clone(&journal), journal);
+    let (work, crash, talk) = (Arc::clone(&journal), Arc::clone(&journal), journal);
     let backoff = Backoff::Exponential { base: Duration::from_millis(20), cap: Duration::from_millis(200) };
     let retry = RetryPolicy { backoff, ..RetryPolicy::default() };
     let work = TaskTypeSpec::new(WORK, "Tells when it starts and ends.", move |context, input: Work| {
@@ -67,7 +80,23 @@ pub fn types() -> Result<Vec<TaskTypeSpec>> {
             std::process::abort()
         }
     });
-    Ok(vec![work.retry(retry), crash])
+    let talk = TaskTypeSpec::new(TALK, "Talks, and says when.", move |context, input: Talk| {
+        let journal = Arc::clone(&talk);
+        async move {
+            note(&journal, start(&context)).await?;
+            let mut ticks = tokio::time::interval(Duration::from_millis(input.every_ms.max(1)));
+            let padding = "x".repeat(input.bytes);
+            for _ in 0..input.pieces {
+                ticks.tick().await;
+                context.chunk(&format!("{} {padding}\n", history::now()));
+            }
+            let (task, attempt) = (context.task().id.0, context.task().attempt);
+            note(&journal, HandlerEvent::End { task, attempt, pid: std::process::id(), at: history::now() })
+                .await?;
+            Output::of(&json!({ "task": task, "attempt": attempt }))
+        }
+    });
+    Ok(vec![work.retry(retry), crash, talk])
 }
 
 fn start(context: &TaskContext) -> HandlerEvent {

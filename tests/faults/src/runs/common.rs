@@ -102,10 +102,11 @@ pub fn submit(
 /// have run long since.
 pub async fn watch_some(rig: &Rig, patience: Duration) -> Result<()> {
     let client = rig.client()?;
-    let last = rig.database.number("SELECT coalesce(max(id), 0) FROM task").await?;
-    let some = i64::try_from(WATCHED)?;
-    let spread = (1..=some).map(|part| last * part / some);
-    let mut tasks: Vec<i64> = spread.chain(last - some..=last).filter(|task| *task > 0).collect();
+    // Not every number is a task's: a transaction that failed has used some up.
+    let stored: Vec<i64> = rig.database.fates().await?.iter().map(|fate| fate.task).collect();
+    let spread = (1..=WATCHED).filter_map(|part| stored.get((stored.len() * part / WATCHED).checked_sub(1)?));
+    let last = &stored[stored.len().saturating_sub(WATCHED)..];
+    let mut tasks: Vec<i64> = spread.chain(last).copied().collect();
     tasks.sort_unstable();
     tasks.dedup();
     try_join_all(tasks.into_iter().map(|task| client.watch(task, patience))).await?;

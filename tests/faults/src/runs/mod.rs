@@ -1,12 +1,21 @@
 //! The runs, one file per test of the table in `docs/reliability.md`. Each can be run alone.
 
 pub mod common;
+pub mod probes;
 pub mod t01;
 pub mod t02;
 pub mod t03;
+pub mod t04;
+pub mod t06;
+pub mod t07;
+pub mod t08;
+pub mod t09;
+pub mod t10;
 pub mod t13;
 pub mod t14;
 pub mod t15;
+pub mod t17;
+pub mod t18;
 
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin};
 
@@ -43,9 +52,17 @@ pub const ALL: &[Run] = runs![
     "T1" "kill -9 of workers, and of the one process on SQLite" t01,
     "T2" "SIGSTOP for three leases, then CONT, on 8 workers at once" t02,
     "T3" "kill -9 of the API during submissions, and of the one process on SQLite" t03,
+    "T4" "kill -9 of PostgreSQL, and cuts between a COMMIT and its answer" t04,
+    "T6" "Redis flushed, killed, stale, out of memory, and away" t06,
+    "T7" "black holes on every link" t07,
+    "T8" "requests dropped at random moments" t08,
+    "T9" "clocks that jump" t09,
+    "T10" "PostgreSQL's disk full, then freed" t10,
     "T13" "cancel against complete against take-over" t13,
     "T14" "a task that kills its process, among innocents" t14,
     "T15" "rolling restarts under load" t15,
+    "T17" "many readers of live events, some of them stalled" t17,
+    "T18" "20,000 tasks in flight on one worker" t18,
 ];
 
 impl Run {
