@@ -88,7 +88,7 @@ async fn forgotten_connections_stay_mute_and_new_ones_work() {
     proxy.set(Mode::Forget);
     let forgotten = async {
         while proxy.counts().forgotten < 2 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     timeout(PATIENCE, forgotten).await.expect("both directions are mute, though nothing was said");
