@@ -99,10 +99,12 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
 /// Whether every place of both pools can be used.
 async fn pools(url: &str, client: &Client, seed: u64) -> Result<probes::Broken> {
     let mut violations = Vec::new();
-    // A worker that works asks for cancellations too, so that it has enough to say.
-    for number in 0..3 {
-        client.submit(&format!("{seed}-long-{number}"), types::WORK, json!({ "sleep_ms": 4_000 })).await?;
-    }
+    // A worker that works settles and asks for cancellations too, so that it has enough to say at the same time.
+    let pace = Pace { tasks: 150, over: Duration::ZERO };
+    let work = common::submit(client.clone(), seed, pace, |random| {
+        (types::WORK, json!({ "sleep_ms": random.random_range(0..8_000) }))
+    });
+    work.end().await?;
     for name in ["faults-worker", "faults-api"] {
         // The worker's own loop claims and settles; the API has to be asked for something that touches `live`.
         let asked = client.clone();
