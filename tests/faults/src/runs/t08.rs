@@ -41,7 +41,7 @@ struct Tally {
 
 /// Many clients without manners.
 pub async fn run(scale: &Scale) -> Result<Finding> {
-    let requests: u32 = scale.of(3_000, 100_000);
+    let requests: u32 = scale.of(3_000, 112_000);
     let mut rig = Rig::start(scale, Base::PostgresAndRedis).await?;
     let url = setting(&rig, "DATABASE_URL")?;
     rig.set("WORKER_CONCURRENCY", "100");
