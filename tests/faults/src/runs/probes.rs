@@ -11,6 +11,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use contract_tests::fixtures;
+use domain::{Json, NewTask, QueueName, TaskType};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::{
@@ -55,6 +57,12 @@ pub async fn until_a_task_ends(url: &str, client: &Client, key: &str, limit: Dur
         Ok(ended) => ended.map(|()| started.elapsed()),
         Err(_) => bail!("the task of {key} has not ended within {limit:?}"),
     }
+}
+
+/// A plain task of this type, for runs that submit to the store itself.
+pub fn task(task_type: &str, queue: QueueName, input: &serde_json::Value) -> Result<NewTask> {
+    let (task_type, input) = (TaskType::new(task_type)?, Json::from_value(input)?);
+    Ok(NewTask { task_type, queue, input, ..fixtures::task() })
 }
 
 /// Waits until a task has ended, through outages of the database.

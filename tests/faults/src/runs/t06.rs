@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use application::ports::TaskStore as _;
 use contract_tests::servers::RedisServer;
-use domain::{Json, Limits, NewTask, Priority, QueueName, Start, TaskType, Tenant};
+use domain::QueueName;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
@@ -206,17 +206,7 @@ async fn submit_many(url: &str, queues: usize, each: usize) -> Result<()> {
     for queue in 0..queues {
         let queue = QueueName::new(format!("backlog-{queue}"))?;
         for _ in 0..each / 500 {
-            let task = NewTask {
-                tenant: Tenant::default(),
-                task_type: TaskType::new(types::WORK)?,
-                queue: queue.clone(),
-                priority: Priority::default(),
-                input: Json::from_stored(r#"{"sleep_ms":20}"#.to_owned()),
-                metadata: None,
-                start: Start::Now,
-                expires_at: None,
-                limits: Limits::default(),
-            };
+            let task = probes::task(types::WORK, queue.clone(), &json!({ "sleep_ms": 20 }))?;
             store.submit(&vec![task; 500]).await?;
         }
     }

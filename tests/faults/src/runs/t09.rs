@@ -22,10 +22,7 @@ use application::{
     worker::{Shutdown, Worker, WorkerConfig, WorkerPorts},
 };
 use contract_tests::servers::PostgresServer;
-use domain::{
-    Json, LeaseTerms, Limits, NewTask, Priority, QueueName, Route, Routes, Start, TaskType, Tenant,
-    WorkerName,
-};
+use domain::{LeaseTerms, NewTask, QueueName, Route, Routes, Tenant, WorkerName};
 use postgres_adapter::{PostgresOptions, PostgresStore, TestClock};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use sqlx::{Connection as _, PgConnection};
@@ -298,17 +295,7 @@ async fn take_over(
 }
 
 fn task(sleep_ms: u64) -> Result<NewTask> {
-    Ok(NewTask {
-        tenant: Tenant::default(),
-        task_type: TaskType::new(TYPE)?,
-        queue: QueueName::default_queue(),
-        priority: Priority::default(),
-        input: Json::from_value(&sleep_ms)?,
-        metadata: None,
-        start: Start::Now,
-        expires_at: None,
-        limits: Limits::default(),
-    })
+    probes::task(TYPE, QueueName::default_queue(), &sleep_ms.into())
 }
 
 fn started_twice(starts: &Starts) -> usize {

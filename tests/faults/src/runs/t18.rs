@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use application::ports::TaskStore as _;
-use domain::{Json, Limits, NewTask, Priority, QueueName, Start, TaskType, Tenant};
+use domain::{Limits, NewTask, QueueName};
 use futures_util::future::try_join_all;
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -151,15 +151,6 @@ async fn submit_all(url: &str, seed: u64, longest: u64) -> Result<()> {
 }
 
 fn task(sleep_ms: u64) -> Result<NewTask> {
-    Ok(NewTask {
-        tenant: Tenant::default(),
-        task_type: TaskType::new(types::WORK)?,
-        queue: QueueName::default_queue(),
-        priority: Priority::default(),
-        input: Json::from_stored(format!(r#"{{"sleep_ms":{sleep_ms}}}"#)),
-        metadata: None,
-        start: Start::Now,
-        expires_at: None,
-        limits: Limits { time_limit: Duration::from_secs(7_200), ..Limits::default() },
-    })
+    let plain = probes::task(types::WORK, QueueName::default_queue(), &json!({ "sleep_ms": sleep_ms }))?;
+    Ok(NewTask { limits: Limits { time_limit: Duration::from_secs(7_200), ..plain.limits }, ..plain })
 }
