@@ -45,7 +45,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("database_pool_size", "20", "most connections to PostgreSQL of one process"),
     key("database_connect_timeout", "5s", "how long to wait for a connection to PostgreSQL"),
-    key("database_statement_timeout", "30s", "how long one statement may take"),
+    key("database_statement_timeout", "10s", "how long one statement may take"),
     key("redis_url", "", "redis://…, with PostgreSQL: order and news; without it workers poll the store"),
     key("redis_pool_size", "8", "most connections to Redis of one process"),
     key("redis_prefix", "task-runner", "what every key in Redis starts with"),

@@ -1,9 +1,10 @@
 //! A process from start to drain.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use application::{
+    ports::Store,
     registry::TaskTypeSpec,
     worker::{Shutdown, Worker},
 };
@@ -32,12 +33,16 @@ pub struct Process {
     config: Config,
     role: Role,
     types: Vec<TaskTypeSpec>,
+    decorate: Option<DecorateStore>,
 }
+
+/// Puts something between the use cases and the store.
+type DecorateStore = Box<dyn FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send>;
 
 impl Process {
     /// A process with the built-in task types.
     pub fn new(config: Config, role: Role) -> Self {
-        Self { config, role, types: Vec::new() }
+        Self { config, role, types: Vec::new(), decorate: None }
     }
 
     /// Adds task types.
@@ -46,11 +51,24 @@ impl Process {
         self
     }
 
+    /// Puts a decorator between the use cases and the store, such as one that counts calls or keeps an audit of its own.
+    /// It answers for the store's promises from then on.
+    pub fn with_store(
+        mut self,
+        decorate: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send + 'static,
+    ) -> Self {
+        self.decorate = Some(Box::new(decorate));
+        self
+    }
+
     /// Starts, serves until a signal comes, drains. A second signal stops at once.
     pub async fn run(self) -> Result<()> {
-        let Self { config, role, types } = self;
+        let Self { config, role, types, decorate } = self;
         logs::start(&config)?;
-        let wiring = Wiring::connect(&config, role == Role::Standalone, types).await?;
+        let mut wiring = Wiring::connect(&config, role == Role::Standalone, types).await?;
+        if let Some(decorate) = decorate {
+            wiring.decorate_store(decorate);
+        }
         let shutdown = Shutdown::default();
         let stop_api = CancellationToken::new();
         tokio::spawn(listen_to_signals(shutdown.clone()));

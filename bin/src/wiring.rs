@@ -52,6 +52,11 @@ impl Wiring {
         Ok(Self { ports: WorkerPorts { store, order, signals, registry, routes, chance }, banner })
     }
 
+    /// Puts a decorator between the store and whoever uses it from now on.
+    pub fn decorate_store(&mut self, decorate: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) {
+        self.ports.store = decorate(Arc::clone(&self.ports.store));
+    }
+
     /// The clients' use cases.
     pub fn tasks(&self, config: &Config) -> Tasks {
         let WorkerPorts { store, order, signals, registry, routes, .. } = self.ports.clone();

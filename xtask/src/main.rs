@@ -5,6 +5,7 @@
 
 mod check;
 mod clients;
+mod faults;
 mod layers;
 mod openapi;
 mod process;
@@ -36,6 +37,8 @@ enum Command {
     Check,
     /// Every test: finds (or installs) PostgreSQL, Redis, Node and Python, starts private servers, runs all parts
     Test(test::Options),
+    /// The fault rig of docs/reliability.md: kills, freezes and outages against every promise
+    Faults(faults::Options),
     /// Writes docs/openapi.json from the code
     Openapi {
         /// Only compare; fails when the file is stale
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
     let outcome = Workspace::find().and_then(|workspace| match Arguments::parse().command {
         Command::Check => check::run(&workspace),
         Command::Test(options) => test::run(&workspace, &options),
+        Command::Faults(options) => faults::run(&workspace, &options),
         Command::Openapi { check } => openapi::run(&workspace, check),
         Command::Clients { url, document, part } => clients::run(&workspace, url, document, &part),
     });

@@ -39,6 +39,11 @@ impl TestClock {
         self.0.fetch_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
+    /// Sets it, forwards or backwards.
+    pub fn set(&self, now: Timestamp) {
+        self.0.store(now.timestamp_micros(), Ordering::SeqCst);
+    }
+
     /// What it shows.
     pub fn now(&self) -> Timestamp {
         Timestamp::from_timestamp_micros(self.0.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX_UTC)

@@ -151,8 +151,20 @@ impl Shared {
         };
         let place = place.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
         while let Some((mut resting, trusted)) = self.take_idle() {
-            if trusted || matches!(timeout(SIGN_OF_LIFE, resting.connection.ping()).await, Ok(Ok(()))) {
-                return Ok(Lent { connection: resting.connection, opened: resting.opened, _place: place });
+            let asked = Instant::now();
+            let lives =
+                if trusted { Ok(Ok(())) } else { timeout(SIGN_OF_LIFE, resting.connection.ping()).await };
+            match lives {
+                Ok(Ok(())) => {
+                    return Ok(Lent {
+                        connection: resting.connection,
+                        opened: resting.opened,
+                        _place: place,
+                    });
+                }
+                // It was closed, which says so at once: the next one may be asked.
+                Ok(Err(_)) => {}
+                Err(_) => self.give_up_all_since(asked),
             }
             if Instant::now() >= deadline {
                 return Err(StoreError::Unavailable(format!(
@@ -213,6 +225,14 @@ impl Shared {
         for connection in old {
             tokio::spawn(timeout(SIGN_OF_LIFE, connection.close()));
         }
+    }
+
+    /// A connection was mute: what has swallowed it has likely swallowed those that rested beside it. To wait for each
+    /// in turn would take longer than a caller has.
+    fn give_up_all_since(&self, asked: Instant) {
+        let mut idle = self.idle();
+        idle.last_break = Some(Instant::now());
+        idle.connections.retain(|resting| resting.since > asked);
     }
 
     fn note_break(&self) {

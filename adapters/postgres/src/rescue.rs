@@ -29,7 +29,9 @@ impl Operation for FindOverdue {
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Overdue>, Fault> {
         let rows = sqlx::query(
             "SELECT id, name, heartbeat_at FROM worker
-             WHERE dead_at IS NULL AND retired_at IS NULL AND heartbeat_at + lease <= coalesce($1, now()) ORDER BY id",
+             WHERE dead_at IS NULL AND retired_at IS NULL
+                AND (heartbeat_at + lease <= coalesce($1, now()) OR heartbeat_at - lease > coalesce($1, now()))
+             ORDER BY id",
         )
         .bind(self.clock.bind())
         .fetch_all(connection)

@@ -107,7 +107,7 @@ impl Query for OverdueAt {
     async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
             SELECT id, name, last_heartbeat FROM worker
-            WHERE state = 'alive' AND last_heartbeat <= ?1 - lease ORDER BY id";
+            WHERE state = 'alive' AND (last_heartbeat <= ?1 - lease OR last_heartbeat > ?1 + lease) ORDER BY id";
         let rows: Vec<(i64, String, i64)> =
             sqlx::query_as(SQL).bind(self.now).fetch_all(snapshot).await.map_err(store_error)?;
         rows.into_iter()

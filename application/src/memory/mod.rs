@@ -48,6 +48,14 @@ impl MemoryStore {
         }
     }
 
+    /// Sets the same clock back.
+    pub fn turn_back(&self, by: Duration) {
+        if let Clock::Set(now) = &self.clock {
+            let mut now = lock(now);
+            *now -= by;
+        }
+    }
+
     fn now(&self) -> Timestamp {
         match &self.clock {
             Clock::Set(now) => *lock(now),

@@ -49,7 +49,9 @@ impl UpkeepStore for MemoryStore {
     async fn overdue(&self) -> Result<Vec<Overdue>, StoreError> {
         let (state, now) = self.enter();
         let silent = state.workers.iter().filter(|(_, worker)| {
-            worker.life == Life::Alive && later(worker.last_heartbeat, worker.lease) <= now
+            worker.life == Life::Alive
+                && (later(worker.last_heartbeat, worker.lease) <= now
+                    || worker.last_heartbeat > later(now, worker.lease))
         });
         Ok(silent
             .map(|(id, worker)| Overdue {

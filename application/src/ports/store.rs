@@ -397,7 +397,9 @@ pub trait UpkeepStore: Send + Sync {
     /// Ends waiting tasks whose `expires_at` has passed, at most `limit`; answers their ids.
     async fn expire(&self, limit: usize) -> Result<Vec<TaskId>, StoreError>;
 
-    /// Workers whose lease has run out by the store's clock and who are not yet declared dead.
+    /// Workers whose lease has run out by the store's clock and who are not yet declared dead. A last heartbeat that
+    /// lies more than a lease in the future says nothing, because the clock was set back: such a worker counts as
+    /// overdue too, until its next heartbeat.
     async fn overdue(&self) -> Result<Vec<Overdue>, StoreError>;
 
     /// Declares a worker dead if it has not sent a heartbeat since `seen`; `false` if it has, or was dead before. Keeps

@@ -252,8 +252,20 @@ impl Engine {
         self.beating = true;
         self.next_beat = now + self.config.lease.heartbeat_every();
         let (store, outbox) = (Arc::clone(&self.ports.store), self.outbox.clone());
+        // One that hangs must not keep the next from being tried, on another connection, while the lease still holds.
+        let patience = self.config.lease.heartbeat_every() / 2;
         tokio::spawn(async move {
-            let answer = store.heartbeat(worker).await;
+            let heartbeat = store.heartbeat(worker);
+            tokio::pin!(heartbeat);
+            let answer = match tokio::time::timeout(patience, &mut heartbeat).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let late = StoreError::Unavailable(format!("no answer within {patience:?}"));
+                    let _ = outbox.send(Message::Heartbeat(worker, now, Err(late)));
+                    // A late answer counts as well.
+                    heartbeat.await
+                }
+            };
             let _ = outbox.send(Message::Heartbeat(worker, now, answer));
         });
     }

@@ -12,6 +12,7 @@
 //! impl Harness for Memory {
 //!     fn store(&self) -> Arc<dyn Store> { self.store.clone() }
 //!     async fn advance(&self, by: Duration) { self.store.advance(by) }
+//!     async fn turn_back(&self, by: Duration) { self.store.turn_back(by) }
 //! }
 //!
 //! async fn fresh() -> Memory { … }
@@ -61,6 +62,9 @@ pub trait Harness: Send + Sync {
 
     /// Moves the store's clock forward. It stands still otherwise.
     async fn advance(&self, by: Duration);
+
+    /// Sets the same clock back.
+    async fn turn_back(&self, by: Duration);
 }
 
 /// Expands to one test per promise for the store that `$fresh().await` makes.
@@ -161,6 +165,7 @@ macro_rules! store_contract {
             workers {
                 each_registration_is_fresh
                 silence_makes_a_worker_overdue
+                a_clock_that_was_set_back_hides_no_silence
                 a_heartbeat_renews_the_lease
                 only_the_seen_heartbeat_is_buried
                 the_dead_stay_dead

@@ -8,6 +8,10 @@
 //! [`RedisServer::URL_VARIABLE`].
 #![allow(clippy::disallowed_methods)] // tests may read the environment and wait for other processes
 
+mod small_disk;
+
+pub use small_disk::SmallDisk;
+
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
@@ -184,11 +188,31 @@ impl PostgresServer {
         self.private()?.stop("QUIT")
     }
 
+    /// `kill -9` of a private server's main process. The others end when they notice; [`Self::resume`] waits for that.
+    pub fn kill(&self) -> io::Result<()> {
+        let process = self.private()?;
+        process.stop("KILL")?;
+        // It had no time to take its word back that it is ready.
+        let pid_file = process.directory.join("data/postmaster.pid");
+        let text = fs::read_to_string(&pid_file)?;
+        let lines: Vec<_> = text.lines().take(7).collect();
+        fs::write(&pid_file, lines.join("\n") + "\n")
+    }
+
     /// Starts a private server again on the same port and data, and waits until it serves.
     pub fn resume(&self) -> io::Result<()> {
         let process = self.private()?;
         let data = process.directory.join("data");
-        process.start(|| postgres_is_ready(&data))
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            match process.start(|| postgres_is_ready(&data)) {
+                // Orphans of a killed server still hold its memory, for a moment.
+                Err(error) if error.to_string().contains("shared memory") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn private(&self) -> io::Result<&Watched> {

@@ -45,6 +45,21 @@ pub async fn silence_makes_a_worker_overdue(harness: &dyn Harness) {
     settled(store, short, success(&held, "1")).await;
 }
 
+/// Else a worker that died before the clock was set back by a day would keep its tasks for that day.
+pub async fn a_clock_that_was_set_back_hides_no_silence(harness: &dyn Harness) {
+    let store = &*harness.store();
+    let (silent, lively) = (worker(store).await, worker(store).await);
+    harness.turn_back(LEASE).await;
+    assert_eq!(store.overdue().await.expect("overdue"), [], "one lease more to wait for is no harm");
+    harness.turn_back(24 * 3_600 * SECOND).await;
+    assert!(store.heartbeat(lively).await.expect("heartbeat"));
+    let overdue = store.overdue().await.expect("overdue");
+    assert_eq!(overdue.iter().map(|overdue| overdue.worker).collect::<Vec<_>>(), [silent]);
+    let held = running(store, silent).await;
+    assert!(store.bury(&overdue[0]).await.expect("bury"));
+    assert_eq!(store.orphans(10).await.expect("orphans")[0].id, held.id);
+}
+
 /// As long as it beats, a worker lives.
 pub async fn a_heartbeat_renews_the_lease(harness: &dyn Harness) {
     let store = &*harness.store();

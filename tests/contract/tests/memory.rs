@@ -19,6 +19,10 @@ impl Harness for Memory {
     async fn advance(&self, by: Duration) {
         self.store.advance(by);
     }
+
+    async fn turn_back(&self, by: Duration) {
+        self.store.turn_back(by);
+    }
 }
 
 async fn fresh() -> Memory {

@@ -21,6 +21,10 @@ impl Harness for Postgres {
     async fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }
+
+    async fn turn_back(&self, by: Duration) {
+        self.clock.set(self.clock.now() - by);
+    }
 }
 
 async fn fresh() -> Postgres {

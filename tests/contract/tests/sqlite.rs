@@ -31,6 +31,11 @@ impl Harness for Sqlite {
         let by = i64::try_from(by.as_micros()).expect("a short way");
         self.now.fetch_add(by, Ordering::SeqCst);
     }
+
+    async fn turn_back(&self, by: Duration) {
+        let by = i64::try_from(by.as_micros()).expect("a short way");
+        self.now.fetch_sub(by, Ordering::SeqCst);
+    }
 }
 
 async fn fresh() -> Sqlite {

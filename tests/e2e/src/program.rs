@@ -37,9 +37,10 @@ pub struct Program {
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it lies");
     let deps = test.ancestors().find(|path| path.file_name().is_some_and(|name| name == "deps"));
-    let folder = deps.and_then(Path::parent).unwrap_or_else(|| panic!("{} is not in deps", test.display()));
+    // A test lies in `deps` of the folder with the binaries; a binary that tests lies beside them.
+    let folder = deps.unwrap_or(&test).parent().unwrap_or_else(|| panic!("{} has no folder", test.display()));
     let path = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
-    assert!(path.is_file(), "{} is missing: run `cargo build -p task-runner` first", path.display());
+    assert!(path.is_file(), "{} is missing: run `cargo build --workspace --bins` first", path.display());
     path
 }
 
@@ -123,6 +124,11 @@ impl Program {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends SIGTERM.

@@ -3,8 +3,11 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use application::ports::{Claim, StoreError, TaskStore, UpkeepStore, WorkStore};
-use contract_tests::{fixtures::*, servers::PostgresServer};
-use domain::{AttemptOutcome, Json, Status, Tenant};
+use contract_tests::{
+    fixtures::*,
+    servers::{PostgresServer, SmallDisk},
+};
+use domain::{AttemptOutcome, Json, NewTask, Status, Tenant};
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use sqlx::{Connection, PgConnection, Row};
 
@@ -257,4 +260,40 @@ async fn counts_stay_exact_while_they_are_compacted() {
         .expect("compacted");
     let counts = store.counts(&Tenant::default()).await.expect("counts");
     assert_eq!(counts.iter().map(|line| line.count).collect::<Vec<_>>(), [1_200]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_comes_back_with_all_that_was_acknowledged() {
+    let server = PostgresServer::start_durable().expect("a server of its own");
+    let store = open(&server.create_database().await, PostgresOptions::default()).await;
+    for _ in 0..3 {
+        let ids = submit_many(&*store, 100).await;
+        server.kill().expect("killed");
+        assert!(matches!(store.submit(&[task()]).await, Err(StoreError::Unavailable(_))));
+        server.resume().expect("start again");
+        assert_eq!(store.read(&Tenant::default(), &ids).await.expect("read").len(), 100);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_an_outage_that_passes() {
+    let disk = SmallDisk::start(96).expect("a server on a disk of its own");
+    let store = open(&disk.server().create_database().await, PostgresOptions::default()).await;
+    let mut kept = submit_many(&*store, 10).await;
+    disk.fill().expect("filled");
+    // What is allocated already is used up first.
+    let large = NewTask { input: Json::from_stored(format!("\"{}\"", "x".repeat(7_000))), ..task() };
+    let refused = tokio::time::timeout(PATIENCE, async {
+        loop {
+            match store.submit(std::slice::from_ref(&large)).await {
+                Ok(receipts) => kept.extend(receipts.iter().map(|receipt| receipt.id)),
+                Err(error) => return error,
+            }
+        }
+    });
+    let refused = refused.await.expect("the disk is full at last");
+    assert!(matches!(&refused, StoreError::Unavailable(_)), "{refused:?}");
+    disk.free().expect("freed");
+    until("the store takes tasks again", || async { store.submit(&[task()]).await.is_ok() }).await;
+    assert_eq!(store.read(&Tenant::default(), &kept).await.expect("read").len(), kept.len());
 }

@@ -1,0 +1,248 @@
+//! A store that passes everything on but what its mutant spoils.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use application::ports::{
+    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan,
+    Overdue, ProgressRecord, QueueCounts, Receipt, Settlement, Store, StoreError, TaskFilter, TaskStore,
+    UpkeepStore, Waiting, WorkStore, WorkerProfile,
+};
+use async_trait::async_trait;
+use domain::{Attempt, AttemptOutcome, Change, NewTask, QueueName, Status, Task, TaskId, Tenant, WorkerId};
+
+use super::{Mutant, breakage::Breakage};
+
+/// After so many claims a deaf worker hears nothing more.
+const HEARD: u64 = 10;
+
+pub(super) struct BrokenStore {
+    mutant: Mutant,
+    inner: Arc<dyn Store>,
+    /// For what no port can break; there is none on SQLite.
+    breakage: Option<Breakage>,
+    calls: AtomicU64,
+}
+
+impl BrokenStore {
+    pub(super) fn new(mutant: Mutant, inner: Arc<dyn Store>, database: Option<&str>) -> Self {
+        Self { mutant, inner, breakage: database.and_then(Breakage::open), calls: AtomicU64::new(0) }
+    }
+
+    /// The database itself, if this mutant is the product.
+    fn breaks(&self, mutant: Mutant) -> Option<&Breakage> {
+        self.breakage.as_ref().filter(|_| self.mutant == mutant)
+    }
+
+    /// Spoils a decision before it is stored.
+    fn spoil(&self, mut settlement: Settlement) -> Settlement {
+        match (self.mutant, &mut settlement.change) {
+            (Mutant::ChargedDrain, Change::Wait { counters, outcome: AttemptOutcome::Released, .. }) => {
+                counters.failures += 1;
+            }
+            (Mutant::EndlessCrashes, Change::Finish { counters, error: Some(error), .. })
+                if error.code == "poison" =>
+            {
+                let (counters, error) = (*counters, Some(error.clone()));
+                let (after, outcome) = (Duration::ZERO, AttemptOutcome::Crashed);
+                settlement.change = Change::Wait { after, counters, suspect: true, outcome, error };
+            }
+            _ => {}
+        }
+        settlement
+    }
+
+    /// How often this was asked before.
+    fn calls(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl TaskStore for BrokenStore {
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
+        if let Some(database) = self.breaks(Mutant::EarlyAnswer) {
+            return database.answer_and_store_later(tasks).await;
+        }
+        self.inner.submit(tasks).await
+    }
+
+    async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
+        let mut tasks = self.inner.read(tenant, ids).await?;
+        if self.mutant == Mutant::SilentEnd {
+            for task in tasks.iter_mut().filter(|task| task.status.is_terminal()) {
+                task.status = Status::Processing;
+            }
+        }
+        Ok(tasks)
+    }
+
+    async fn list(
+        &self,
+        tenant: &Tenant,
+        filter: &TaskFilter,
+        page: ListPage,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.inner.list(tenant, filter, page).await
+    }
+
+    async fn counts(&self, tenant: &Tenant) -> Result<Vec<QueueCounts>, StoreError> {
+        self.inner.counts(tenant).await
+    }
+
+    async fn attempts(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Vec<Attempt>>, StoreError> {
+        self.inner.attempts(tenant, id).await
+    }
+
+    async fn cancel(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<CancelOutcome>, StoreError> {
+        let mut outcomes = self.inner.cancel(tenant, ids).await?;
+        if let Some(database) = self.breaks(Mutant::CancelOverwrites) {
+            for (id, outcome) in ids.iter().zip(&mut outcomes) {
+                if matches!(outcome, CancelOutcome::AlreadyEnded(_)) {
+                    database.overwrite_end(*id).await?;
+                    *outcome = CancelOutcome::Cancelled;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError> {
+        self.inner.delete(tenant, ids).await
+    }
+
+    async fn chunks_after(
+        &self,
+        id: TaskId,
+        after: (u32, u64),
+        limit: usize,
+    ) -> Result<Vec<ChunkRecord>, StoreError> {
+        self.inner.chunks_after(id, after, limit).await
+    }
+
+    async fn ping(&self) -> Result<Health, StoreError> {
+        self.inner.ping().await
+    }
+}
+
+#[async_trait]
+impl WorkStore for BrokenStore {
+    async fn register(&self, profile: &WorkerProfile) -> Result<WorkerId, StoreError> {
+        self.inner.register(profile).await
+    }
+
+    async fn heartbeat(&self, worker: WorkerId) -> Result<bool, StoreError> {
+        self.inner.heartbeat(worker).await
+    }
+
+    async fn retire(&self, worker: WorkerId) -> Result<(), StoreError> {
+        self.inner.retire(worker).await
+    }
+
+    async fn claim(&self, worker: WorkerId, claim: &Claim) -> Result<Vec<ClaimedTask>, StoreError> {
+        if self.mutant == Mutant::DeafWorker && self.calls() >= HEARD {
+            return Ok(Vec::new());
+        }
+        let mut claimed = self.inner.claim(worker, claim).await?;
+        if let Some(database) = self.breaks(Mutant::FlatAttempts) {
+            for task in claimed.iter_mut().filter(|task| task.counters.attempt > 1) {
+                task.counters.attempt -= 1;
+                database.set_back_attempt(task.id).await?;
+            }
+        }
+        if let Some(database) = self.breaks(Mutant::StolenTask)
+            && self.calls() % 20 == 19
+        {
+            database.steal(worker).await?;
+        }
+        Ok(claimed)
+    }
+
+    async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError> {
+        if self.mutant == Mutant::LyingSettle && self.calls() % 20 == 19 {
+            return Ok(vec![Applied::Yes; settlements.len()]);
+        }
+        let changed: Vec<_> = settlements.iter().cloned().map(|one| self.spoil(one)).collect();
+        if let Some(database) = self.breaks(Mutant::LostRetry) {
+            let (lost, kept): (Vec<_>, Vec<_>) =
+                changed.into_iter().partition(|one| matches!(one.change, Change::Wait { .. }));
+            for one in &lost {
+                database.lose(one.task, worker).await?;
+            }
+            // Answers are in the order of the settlements, and all of them are Yes or wrong anyway.
+            self.inner.settle(worker, &kept).await?;
+            return Ok(vec![Applied::Yes; settlements.len()]);
+        }
+        let mut answers = self.inner.settle(worker, &changed).await?;
+        if let Some(database) = self.breaks(Mutant::ZombieSettle) {
+            for (one, answer) in changed.iter().zip(&mut answers) {
+                if *answer == Applied::Stale && database.complete(worker, one).await? {
+                    *answer = Applied::Yes;
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn record(
+        &self,
+        worker: WorkerId,
+        progress: &[ProgressRecord],
+        chunks: &[ChunkRecord],
+    ) -> Result<(), StoreError> {
+        self.inner.record(worker, progress, chunks).await
+    }
+
+    async fn cancel_requests(&self, worker: WorkerId) -> Result<Vec<(TaskId, u32)>, StoreError> {
+        self.inner.cancel_requests(worker).await
+    }
+}
+
+#[async_trait]
+impl UpkeepStore for BrokenStore {
+    async fn promote(&self, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        if self.mutant == Mutant::NoPromotion {
+            return Ok(Vec::new());
+        }
+        self.inner.promote(limit).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Duration>, StoreError> {
+        self.inner.next_due().await
+    }
+
+    async fn expire(&self, limit: usize) -> Result<Vec<TaskId>, StoreError> {
+        self.inner.expire(limit).await
+    }
+
+    async fn overdue(&self) -> Result<Vec<Overdue>, StoreError> {
+        if let Some(database) = self.breaks(Mutant::HastyBurial) {
+            database.bury_who_pauses().await?;
+        }
+        self.inner.overdue().await
+    }
+
+    async fn bury(&self, seen: &Overdue) -> Result<bool, StoreError> {
+        self.inner.bury(seen).await
+    }
+
+    async fn orphans(&self, limit: usize) -> Result<Vec<Orphan>, StoreError> {
+        if self.mutant == Mutant::NoTakeOver {
+            return Ok(Vec::new());
+        }
+        self.inner.orphans(limit).await
+    }
+
+    async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        self.inner.waiting(queue, limit).await
+    }
+
+    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
+        self.inner.waiting_queues().await
+    }
+}
