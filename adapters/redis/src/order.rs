@@ -184,7 +184,12 @@ mod tests {
     use super::*;
 
     fn waiting(id: i64, priority: Priority) -> Waiting {
-        Waiting { id: TaskId(id), queue: QueueName::default_queue(), priority }
+        Waiting {
+            id: TaskId(id),
+            queue: QueueName::default_queue(),
+            priority,
+            suspicion: domain::Suspicion::None,
+        }
     }
 
     #[test]

@@ -62,6 +62,8 @@ mutants! {
     HastyBurial => "T2" "I3",
     /// A submission is answered before it is stored.
     EarlyAnswer => "T3" "I1",
+    /// Idempotency keys are ignored.
+    ForgottenKeys => "T3" "I5",
     /// A cancellation overwrites how a task ended.
     CancelOverwrites => "T13" "I2",
     /// Crashes have no limit.

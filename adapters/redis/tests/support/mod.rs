@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 
 use application::ports::{Order, Popped, Waiting};
 use contract_tests::servers::RedisServer;
-use domain::{Priority, QueueName, TaskId};
+use domain::{Priority, QueueName, Suspicion, TaskId};
 use redis_adapter::{Redis, RedisOptions, RedisOrder};
 use tokio::time::{Instant, sleep};
 
@@ -28,7 +28,12 @@ pub(crate) fn queue(name: &str) -> QueueName {
 }
 
 pub(crate) fn waiting(queue: &QueueName, priority: i64, id: i64) -> Waiting {
-    Waiting { id: TaskId(id), queue: queue.clone(), priority: Priority::new(priority).expect("0 to 9") }
+    Waiting {
+        id: TaskId(id),
+        queue: queue.clone(),
+        priority: Priority::new(priority).expect("0 to 9"),
+        suspicion: Suspicion::None,
+    }
 }
 
 /// Tasks of the default priority.

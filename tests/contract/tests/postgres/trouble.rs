@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use application::ports::{Claim, StoreError, TaskStore, UpkeepStore, WorkStore};
+use application::ports::{Claim, StoreError, Submitted, TaskStore, UpkeepStore, WorkStore};
 use contract_tests::{
     fixtures::*,
     servers::{PostgresServer, SmallDisk},
@@ -286,7 +286,10 @@ async fn a_full_disk_is_an_outage_that_passes() {
     let refused = tokio::time::timeout(PATIENCE, async {
         loop {
             match store.submit(std::slice::from_ref(&large)).await {
-                Ok(receipts) => kept.extend(receipts.iter().map(|receipt| receipt.id)),
+                Ok(outcomes) => kept.extend(outcomes.iter().filter_map(|outcome| match outcome {
+                    Submitted::New(receipt) => Some(receipt.id),
+                    _ => None,
+                })),
                 Err(error) => return error,
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use application::ports::{Receipt, Settlement, StoreError};
+use application::ports::{Receipt, Settlement, StoreError, Submitted};
 use domain::{Change, End, NewTask, TaskId, WorkerId};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
@@ -25,14 +25,17 @@ impl Breakage {
     }
 
     /// Draws the ids, answers, and stores the tasks when nobody waits any more.
-    pub(super) async fn answer_and_store_later(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
+    pub(super) async fn answer_and_store_later(
+        &self,
+        tasks: &[NewTask],
+    ) -> Result<Vec<Submitted>, StoreError> {
         let mut receipts = Vec::with_capacity(tasks.len());
         for task in tasks {
             let (id, created_at) = sqlx::query_as("SELECT nextval('task_id'), now()")
                 .fetch_one(&self.pool)
                 .await
                 .map_err(failed)?;
-            receipts.push(Receipt { id: TaskId(id), created_at, run_at: None });
+            receipts.push(Submitted::New(Receipt { id: TaskId(id), created_at, run_at: None }));
             let (pool, task) = (self.pool.clone(), task.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(LATER).await;

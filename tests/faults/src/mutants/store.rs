@@ -9,12 +9,16 @@ use std::{
 };
 
 use application::ports::{
-    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, Health, ListPage, Orphan,
-    Overdue, ProgressRecord, QueueCounts, Receipt, Settlement, Store, StoreError, TaskFilter, TaskStore,
-    UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, DueSchedule,
+    FailureGroup, Fired, Firing, FiringRecord, Health, ListPage, Orphan, Overdue, Overrunning,
+    ProgressRecord, Put, QueueCounts, Retry, RetryOutcome, ScheduleStore, Settlement, Store, StoreError,
+    Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
-use domain::{Attempt, AttemptOutcome, Change, NewTask, QueueName, Status, Task, TaskId, Tenant, WorkerId};
+use domain::{
+    Attempt, AttemptOutcome, Change, NewTask, QueueName, Status, Task, TaskId, Tenant, Timestamp, WorkerId,
+    schedule::{NewSchedule, Schedule, ScheduleName},
+};
 
 use super::{Mutant, breakage::Breakage};
 
@@ -50,7 +54,7 @@ impl BrokenStore {
             {
                 let (counters, error) = (*counters, Some(error.clone()));
                 let (after, outcome) = (Duration::ZERO, AttemptOutcome::Crashed);
-                settlement.change = Change::Wait { after, counters, suspect: true, outcome, error };
+                settlement.change = Change::Wait { after, counters, outcome, error };
             }
             _ => {}
         }
@@ -65,9 +69,14 @@ impl BrokenStore {
 
 #[async_trait]
 impl TaskStore for BrokenStore {
-    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
+    async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
         if let Some(database) = self.breaks(Mutant::EarlyAnswer) {
             return database.answer_and_store_later(tasks).await;
+        }
+        if self.mutant == Mutant::ForgottenKeys {
+            let without: Vec<_> =
+                tasks.iter().map(|task| NewTask { idempotency: None, ..task.clone() }).collect();
+            return self.inner.submit(&without).await;
         }
         self.inner.submit(tasks).await
     }
@@ -114,6 +123,18 @@ impl TaskStore for BrokenStore {
 
     async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError> {
         self.inner.delete(tenant, ids).await
+    }
+
+    async fn retry(&self, tenant: &Tenant, tasks: &[Retry]) -> Result<Vec<RetryOutcome>, StoreError> {
+        self.inner.retry(tenant, tasks).await
+    }
+
+    async fn discard(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DiscardOutcome>, StoreError> {
+        self.inner.discard(tenant, ids).await
+    }
+
+    async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError> {
+        self.inner.failures(tenant, limit).await
     }
 
     async fn chunks_after(
@@ -244,5 +265,63 @@ impl UpkeepStore for BrokenStore {
 
     async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
         self.inner.waiting_queues().await
+    }
+
+    async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {
+        self.inner.overrunning(grace, limit).await
+    }
+
+    async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
+        self.inner.forget_keys(limit).await
+    }
+
+    async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.inner.discard_failed(age, limit).await
+    }
+}
+
+#[async_trait]
+impl ScheduleStore for BrokenStore {
+    async fn put_schedule(
+        &self,
+        schedule: &NewSchedule,
+        next_tick: Option<Timestamp>,
+    ) -> Result<Put, StoreError> {
+        self.inner.put_schedule(schedule, next_tick).await
+    }
+
+    async fn schedule(&self, tenant: &Tenant, name: &ScheduleName) -> Result<Option<Schedule>, StoreError> {
+        self.inner.schedule(tenant, name).await
+    }
+
+    async fn schedules(
+        &self,
+        tenant: &Tenant,
+        after: Option<ScheduleName>,
+        limit: usize,
+    ) -> Result<Vec<Schedule>, StoreError> {
+        self.inner.schedules(tenant, after, limit).await
+    }
+
+    async fn remove_schedule(&self, tenant: &Tenant, name: &ScheduleName) -> Result<bool, StoreError> {
+        self.inner.remove_schedule(tenant, name).await
+    }
+
+    async fn due_schedules(&self, limit: usize) -> Result<Vec<DueSchedule>, StoreError> {
+        self.inner.due_schedules(limit).await
+    }
+
+    async fn fire(&self, firing: &Firing) -> Result<Fired, StoreError> {
+        self.inner.fire(firing).await
+    }
+
+    async fn firings(
+        &self,
+        tenant: &Tenant,
+        name: &ScheduleName,
+        before: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<Option<Vec<FiringRecord>>, StoreError> {
+        self.inner.firings(tenant, name, before, limit).await
     }
 }

@@ -18,10 +18,10 @@ use application::{
     in_process::InProcessSignals,
     ports::{Chance, Signals, Store, TaskStore as _},
     registry::{Output, Registry, TaskTypeSpec},
-    upkeep::Upkeep,
+    upkeep::{Upkeep, UpkeepConfig},
     worker::{Shutdown, Worker, WorkerConfig, WorkerPorts},
 };
-use contract_tests::servers::PostgresServer;
+use contract_tests::{fixtures::receipts, servers::PostgresServer};
 use domain::{LeaseTerms, NewTask, QueueName, Route, Routes, Tenant, WorkerName};
 use postgres_adapter::{PostgresOptions, PostgresStore, TestClock};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -108,33 +108,34 @@ impl House {
         let store: Arc<dyn Store> = self.store().await?;
         let signals: Arc<dyn Signals> = Arc::new(InProcessSignals::one_of_many());
         let stop = CancellationToken::new();
-        let upkeep = Upkeep::new(Arc::clone(&store), None, Arc::clone(&signals), self.lease);
-        tokio::spawn(upkeep.run(stop.clone()));
         let shutdown = Shutdown::default();
+        let starts = Arc::clone(&self.starts);
+        let spec = TaskTypeSpec::new(TYPE, "Notes its start.", move |context, sleep_ms: u64| {
+            let attempt = (context.task().id.0, context.task().attempt);
+            *starts.lock().unwrap_or_else(PoisonError::into_inner).entry(attempt).or_default() += 1;
+            async move {
+                sleep(Duration::from_millis(sleep_ms)).await;
+                Output::of(&sleep_ms)
+            }
+        });
+        let ports = WorkerPorts {
+            store,
+            order: None,
+            signals,
+            registry: Arc::new(Registry::new([spec])?),
+            routes: Arc::new(Routes::new(Vec::<Route>::new(), QueueName::default_queue())),
+            chance: Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(self.seed + number)))),
+        };
+        let upkeep = UpkeepConfig { lease: self.lease, keep_failed: None };
+        tokio::spawn(Upkeep::new(ports.clone(), upkeep).run(stop.clone()));
         if let Some(name) = worker {
-            let starts = Arc::clone(&self.starts);
-            let spec = TaskTypeSpec::new(TYPE, "Notes its start.", move |context, sleep_ms: u64| {
-                let attempt = (context.task().id.0, context.task().attempt);
-                *starts.lock().unwrap_or_else(PoisonError::into_inner).entry(attempt).or_default() += 1;
-                async move {
-                    sleep(Duration::from_millis(sleep_ms)).await;
-                    Output::of(&sleep_ms)
-                }
-            });
             let config = WorkerConfig {
                 name: WorkerName::new(name)?,
                 queues: vec![QueueName::default_queue()],
                 concurrency: 20,
                 lease: self.lease,
                 grace: Duration::from_secs(5),
-            };
-            let ports = WorkerPorts {
-                store,
-                order: None,
-                signals,
-                registry: Arc::new(Registry::new([spec])?),
-                routes: Arc::new(Routes::new(Vec::<Route>::new(), QueueName::default_queue())),
-                chance: Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(self.seed + number)))),
+                max_tasks: None,
             };
             tokio::spawn(Worker::new(config, ports).run(shutdown.clone()));
         }
@@ -263,7 +264,7 @@ async fn take_over(
     let victim = house.process(Some("victim"), 100).await?;
     let crashed = "SELECT count(*) FROM attempt WHERE outcome = 'CRASHED'";
     let before = probes::number(connection, crashed).await?;
-    let held: Vec<_> = store.submit(&vec![task(60_000)?; 10]).await?.iter().map(|task| task.id).collect();
+    let held: Vec<_> = receipts(&*store, &vec![task(60_000)?; 10]).await.iter().map(|task| task.id).collect();
     until(
         connection,
         "SELECT count(*) FROM live WHERE worker IS NOT NULL",
