@@ -39,6 +39,7 @@ pub mod claim;
 pub mod delete;
 pub mod fixtures;
 pub mod history;
+pub mod mirror;
 pub mod model;
 pub mod race;
 pub mod read;
@@ -182,6 +183,11 @@ macro_rules! store_contract {
                 one_burial_wins
                 dropped_calls_leave_whole_changes
             }
+            mirror {
+                both_answer_alike_first
+                both_answer_alike_second
+                both_answer_alike_third
+            }
             model {
                 random_histories_keep_every_promise_first
                 random_histories_keep_every_promise_second
@@ -215,6 +221,7 @@ mod tests {
             include_str!("claim.rs"),
             include_str!("delete.rs"),
             include_str!("history.rs"),
+            include_str!("mirror.rs"),
             include_str!("model.rs"),
             include_str!("race.rs"),
             include_str!("read.rs"),
@@ -227,6 +234,7 @@ mod tests {
         let promises = parts
             .iter()
             .flat_map(|part| part.lines())
+            .filter(|line| line.contains("(harness: &dyn Harness)"))
             .filter_map(|line| line.strip_prefix("pub async fn ").and_then(|rest| rest.split('(').next()));
         let mut found = 0;
         for promise in promises {

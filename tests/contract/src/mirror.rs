@@ -1,37 +1,51 @@
-//! Random histories played to the store in memory and to PostgreSQL at once: every answer must be the same. The store in
-//! memory is short enough to be read, so it says what the other one should do.
+//! Random histories played to the store in memory and to the one under test at once: every answer must be the same. The
+//! store in memory is short enough to be read, so it says what the other one should do.
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use application::{
     memory::MemoryStore,
     ports::{
-        Claim, ClaimedTask, ListPage, Retry, Settlement, Submitted, TaskFilter, TaskStore, UpkeepStore,
-        WorkStore,
+        Claim, ClaimedTask, ListPage, Retry, Settlement, Store, Submitted, TaskFilter, TaskStore,
+        UpkeepStore, WorkStore,
     },
 };
-use contract_tests::{fixtures::*, servers::PostgresServer};
 use domain::{
     ErrorClass, Event, Failure, Idempotency, IdempotencyKey, Limits, NewTask, RetryPolicy, Start, State,
     Status, Suspicion, TaskId, Tenant, Timestamp, Unique, UniqueKey, WorkerId, decide,
 };
-use postgres_adapter::{PostgresOptions, PostgresStore, TestClock};
 
+use crate::{Harness, fixtures::*};
+
+/// How long the histories are that every store is held to.
 const STEPS: usize = 700;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_answer_alike_first() {
-    Mirror::new(3).await.run().await;
+/// One history.
+pub async fn both_answer_alike_first(harness: &dyn Harness) {
+    history(harness, 3, STEPS).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_answer_alike_second() {
-    Mirror::new(0xC0FF_EE00).await.run().await;
+/// Another one.
+pub async fn both_answer_alike_second(harness: &dyn Harness) {
+    history(harness, 0xC0FF_EE00, STEPS).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_answer_alike_third() {
-    Mirror::new(20_261_123).await.run().await;
+/// A third one.
+pub async fn both_answer_alike_third(harness: &dyn Harness) {
+    history(harness, 20_261_123, STEPS).await;
+}
+
+/// Plays the history of this seed, so many steps of it, on a store that nobody has used.
+///
+/// # Panics
+///
+/// Where an answer differs; the message names seed and step.
+pub async fn history(harness: &dyn Harness, seed: u64, steps: usize) {
+    let seen = Mirror::new(harness, seed).await.run(steps).await;
+    assert!(
+        steps < STEPS || seen > steps / 10,
+        "only {seen} settlements: the history is too thin to say anything"
+    );
 }
 
 /// SplitMix64: the same numbers on every run. Source: <https://prng.di.unimi.it/splitmix64.c>.
@@ -55,10 +69,12 @@ impl Dice {
     }
 }
 
-struct Mirror {
+struct Mirror<'h> {
     memory: MemoryStore,
-    postgres: Arc<PostgresStore>,
-    clock: TestClock,
+    store: Arc<dyn Store>,
+    harness: &'h dyn Harness,
+    now: Timestamp,
+    seed: u64,
     dice: Dice,
     step: usize,
     ids: Vec<TaskId>,
@@ -71,23 +87,21 @@ struct Mirror {
 macro_rules! both {
     ($mirror:ident, $($call:tt)*) => {{
         let memory = $mirror.memory.$($call)*.await.expect("memory");
-        let postgres = $mirror.postgres.$($call)*.await.expect("postgres");
-        $mirror.same(stringify!($($call)*), memory, postgres)
+        let store = $mirror.store.$($call)*.await.expect("the store under test");
+        $mirror.same(stringify!($($call)*), memory, store)
     }};
 }
 
-impl Mirror {
-    async fn new(seed: u64) -> Self {
-        let start: Timestamp = "2026-11-20T12:00:00Z".parse().expect("a moment");
-        let url = PostgresServer::shared().create_database().await;
-        let clock = TestClock::new(start);
-        let options = PostgresOptions { max_connections: 2, ..PostgresOptions::default() };
-        let postgres =
-            PostgresStore::connect_with_clock(&url, &options, clock.clone()).await.expect("a store");
+impl<'h> Mirror<'h> {
+    async fn new(harness: &'h dyn Harness, seed: u64) -> Self {
+        let store = harness.store();
+        let now = store.ping().await.expect("the store under test").now;
         Self {
-            memory: MemoryStore::new(start),
-            postgres: Arc::new(postgres),
-            clock,
+            memory: MemoryStore::new(now),
+            store,
+            harness,
+            now,
+            seed,
             dice: Dice(seed),
             step: 0,
             ids: Vec::new(),
@@ -97,13 +111,18 @@ impl Mirror {
         }
     }
 
-    fn same<T: PartialEq + Debug>(&self, call: &str, memory: T, postgres: T) -> T {
-        assert_eq!(postgres, memory, "step {}: PostgreSQL (left) and memory (right) on {call}", self.step);
+    fn same<T: PartialEq + Debug>(&self, call: &str, memory: T, store: T) -> T {
+        let (seed, step) = (self.seed, self.step);
+        assert_eq!(
+            store, memory,
+            "seed {seed}, step {step}: the store under test (left) and memory (right) on {call}"
+        );
         memory
     }
 
-    async fn run(mut self) {
-        for step in 0..STEPS {
+    /// Answers how many settlements there were.
+    async fn run(mut self, steps: usize) -> usize {
+        for step in 0..steps {
             self.step = step;
             match self.dice.below(18) {
                 0..=3 => self.submit().await,
@@ -121,8 +140,7 @@ impl Mirror {
             }
         }
         self.look().await;
-        let seen = self.sent.len();
-        assert!(seen > STEPS / 10, "only {seen} settlements: the histories are too thin to say anything");
+        self.sent.len()
     }
 
     fn tenant(&mut self) -> Tenant {
@@ -138,7 +156,7 @@ impl Mirror {
         for _ in 0..=self.dice.below(5) {
             let start = match self.dice.below(4) {
                 0 => Start::After(Duration::from_millis(self.dice.below(9_000) as u64)),
-                1 => Start::At(self.clock.now() + Duration::from_millis(self.dice.below(3_000) as u64)),
+                1 => Start::At(self.now + Duration::from_millis(self.dice.below(3_000) as u64)),
                 _ => Start::Now,
             };
             let limits = Limits {
@@ -147,7 +165,7 @@ impl Mirror {
                 time_limit: Duration::from_secs(1 + self.dice.below(20) as u64),
             };
             let lives = Duration::from_secs(5 + self.dice.below(60) as u64);
-            let expires_at = self.dice.once_in(4).then(|| self.clock.now() + lives);
+            let expires_at = self.dice.once_in(4).then(|| self.now + lives);
             let (idempotency, unique) = (self.idempotency(), self.unique());
             let urgency = self.dice.below(3) as i64;
             let name = self.dice.pick(&["a", "b"]).expect("two");
@@ -273,8 +291,9 @@ impl Mirror {
         } else {
             Duration::from_millis(self.dice.below(6_000) as u64)
         };
-        self.clock.advance(by);
+        self.harness.advance(by).await;
         self.memory.advance(by);
+        self.now += by;
         for worker in self.workers.clone() {
             if !self.dice.once_in(3) {
                 both!(self, heartbeat(worker));
@@ -285,11 +304,12 @@ impl Mirror {
         let promoted = self.memory.promote(1_000).await.expect("memory");
         let mut expected: Vec<_> = promoted.into_iter().collect();
         expected.sort_by_key(|waiting| waiting.id);
-        let promoted = self.postgres.promote(1_000).await.expect("postgres");
+        let mut promoted = self.store.promote(1_000).await.expect("the store under test");
+        promoted.sort_by_key(|waiting| waiting.id);
         self.same("promote", expected, promoted);
         let mut expired = self.memory.expire(1_000).await.expect("memory");
         expired.sort_unstable();
-        let mut also = self.postgres.expire(1_000).await.expect("postgres");
+        let mut also = self.store.expire(1_000).await.expect("the store under test");
         also.sort_unstable();
         self.same("expire", expired, also);
     }
@@ -304,7 +324,7 @@ impl Mirror {
             both!(self, retire(worker));
         }
         let mut orphans = self.memory.orphans(1_000).await.expect("memory");
-        let mut also = self.postgres.orphans(1_000).await.expect("postgres");
+        let mut also = self.store.orphans(1_000).await.expect("the store under test");
         orphans.sort_by_key(|orphan| orphan.id);
         also.sort_by_key(|orphan| orphan.id);
         for orphan in self.same("orphans", orphans, also) {
@@ -329,7 +349,7 @@ impl Mirror {
             self.memory.orphans(1_000).await.expect("memory").into_iter().map(|orphan| orphan.id).collect();
         let mut late = self.memory.overrunning(grace, 1_000).await.expect("memory");
         late.retain(|late| !dead.contains(&late.id));
-        let also = self.postgres.overrunning(grace, 1_000).await.expect("postgres");
+        let also = self.store.overrunning(grace, 1_000).await.expect("the store under test");
         self.same("overrunning", late, also);
         both!(self, forget_keys(1_000));
         let age = Duration::from_secs(self.dice.below(3_000) as u64);
@@ -353,7 +373,7 @@ impl Mirror {
             {
                 let code = self.dice.pick(&[None, None, Some("bad"), Some("poison")]).expect("four");
                 let age = Duration::from_secs(self.dice.below(40) as u64);
-                let ended_before = self.dice.once_in(2).then(|| self.clock.now() - age);
+                let ended_before = self.dice.once_in(2).then(|| self.now - age);
                 let error_code = code.map(str::to_owned);
                 let filter = TaskFilter { statuses, error_code, ended_before, ..TaskFilter::default() };
                 let page = ListPage { before: self.dice.pick(&self.ids), limit: 1 + self.dice.below(30) };
@@ -362,7 +382,7 @@ impl Mirror {
         }
         let mut queues = self.memory.waiting_queues().await.expect("memory");
         queues.sort_unstable();
-        let mut also = self.postgres.waiting_queues().await.expect("postgres");
+        let mut also = self.store.waiting_queues().await.expect("the store under test");
         also.sort_unstable();
         self.same("waiting_queues", queues, also);
         for name in ["a", "b"].map(queue) {
@@ -371,7 +391,7 @@ impl Mirror {
         for worker in self.workers.clone() {
             let mut requests = self.memory.cancel_requests(worker).await.expect("memory");
             requests.sort_unstable();
-            let also = self.postgres.cancel_requests(worker).await.expect("postgres");
+            let also = self.store.cancel_requests(worker).await.expect("the store under test");
             self.same("cancel_requests", requests, also);
         }
     }
