@@ -95,7 +95,7 @@ async fn a_heartbeat_that_hangs_does_not_cost_the_lease() {
     let worker = tokio::spawn(Worker::new(config, ports).run(shutdown.clone()));
     let task_type = TaskType::new("faults.long").expect("a name");
     let task = domain::NewTask { task_type, queue: QueueName::default_queue(), ..fixtures::task() };
-    let id = store.submit(&[task]).await.expect("stored")[0].id;
+    let id = fixtures::submit_one(&*store, task).await;
     timeout(PATIENCE, started.notified()).await.expect("it starts");
 
     // All connections have just been used, and are trusted, when they are lost shortly before a heartbeat.
