@@ -63,7 +63,7 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
     for number in 0..tasks {
         let key = format!("{}-talk-{number}", scale.seed);
         // The readers are there when it begins: one that joins later waits for the store to have what it missed.
-        let body = json!({ "type": types::TALK, "input": input, "delay_seconds": 2 });
+        let body = json!({ "type": types::TALK, "input": input, "delay_seconds": 4 });
         talks.push(client.submit_body(&key, body).await?.task);
     }
     let heard = Arc::new(Heard::default());
