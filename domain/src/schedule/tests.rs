@@ -102,13 +102,15 @@ fn a_refusal_names_the_value_and_an_example() {
     assert!(Cadence::every(Duration::from_millis(10), start()).is_err());
 }
 
-/// (catch up, overlap, seconds after the first of ticks every 30 s, last task runs) → (fired, missed, overlapped), as
-/// seconds after the first tick and counts.
+/// Policies, seconds after the first of ticks every 30 s, and whether the last task runs; then which ticks are fired, how
+/// many were missed, how many came too early, and what comes next, as seconds after the first tick.
+type Row = (CatchUp, Overlap, i64, bool, &'static [i64], u32, u32, Option<i64>);
+
 #[test]
 fn the_policies_are_as_the_table_says() {
     use CatchUp::{All, Latest, Skip};
     #[rustfmt::skip]
-    let table: &[(CatchUp, Overlap, i64, bool, &[i64], u32, u32, Option<i64>)] = &[
+    let table: &[Row] = &[
         // in time
         (Skip, Overlap::Allow, 0, false, &[0], 0, 0, Some(30)),
         (Skip, Overlap::Allow, 59, true, &[0, 30], 0, 0, Some(60)),
