@@ -40,6 +40,9 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
         rig.worker(&[("DATABASE_URL", &worker_url)]).await,
         rig.worker(&[("DATABASE_URL", &worker_url)]).await,
     ];
+    // The clients' answers are cut as well: a submission that was stored, and whose 201 is lost.
+    let to_clients = Proxy::start(rig.ports[0], Wire::Talk, scale.seed + 2).await?;
+    rig.ports[0] = to_clients.port();
     let client = rig.client()?;
 
     let over = (pause + Duration::from_millis(1_500)) * kills;
@@ -49,6 +52,7 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
     for proxy in [&to_api, &to_workers] {
         proxy.cut_answers(scale.of(8, 12), cuts / 2);
     }
+    to_clients.cut_answers(20, cuts / 2);
     let (mut slowest, mut violations) = (Duration::ZERO, Vec::new());
     for kill in 0..kills {
         sleep(pause.mul_f64(random.random_range(0.5..1.5))).await;
@@ -67,14 +71,16 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
     load.end().await?;
     let count = || to_api.counts().answers_cut + to_workers.counts().answers_cut;
     more_until_cut(scale, &rig, || count() >= cuts).await?;
-    for proxy in [&to_api, &to_workers] {
+    for proxy in [&to_api, &to_workers, &to_clients] {
         proxy.cut_answers(0, 0);
     }
     let done = format!(
-        "{kills} kill -9 of PostgreSQL and {} answers cut at COMMIT ({} of the API's, {} of the workers') in {tasks} tasks",
+        "{kills} kill -9 of PostgreSQL, {} answers cut at COMMIT ({} of the API's, {} of the workers') and {} of the API's \
+         to its clients in {tasks} tasks",
         count(),
         to_api.counts().answers_cut,
         to_workers.counts().answers_cut,
+        to_clients.counts().answers_cut,
     );
     let mut finished = common::finish(&rig, &done, scale.patience()).await?;
     probes::add(&mut finished, format!("back within {:.1} s", slowest.as_secs_f64()), violations);

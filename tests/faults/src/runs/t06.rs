@@ -21,6 +21,7 @@ use tokio::{
 use super::{common, probes, t04::setting};
 use crate::{
     client::Client,
+    proxy::{Mode, Proxy, Wire},
     rig::{Base, Rig},
     scale::{Finding, Scale},
     types,
@@ -37,6 +38,10 @@ enum Fault {
     Kill,
     StaleDump,
     OutOfMemory,
+    /// A worker's calls are done, and their answers are lost: what it has popped is nobody's.
+    AnswersLost,
+    /// A worker's connections are cut in the middle of answers.
+    CutMidway,
 }
 
 /// All faults, then the rebuilding.
@@ -53,15 +58,24 @@ pub async fn faults(scale: &Scale) -> Result<Finding> {
     let url = setting(&rig, "DATABASE_URL")?;
     rig.set("WORKER_CONCURRENCY", "50");
     let _api = rig.front(0).await;
-    let _workers = [rig.worker(&[]).await, rig.worker(&[]).await];
+    let (to_workers, through) = Proxy::before(redis.url(), Wire::Talk, scale.seed).await?;
+    let through = [("REDIS_URL", &*through)];
+    let _workers = [rig.worker(&through).await, rig.worker(&through).await];
 
     let load = Load::start(rig.client()?, scale.seed, scale.of(25, 40));
-    let all = [Fault::Flush, Fault::Kill, Fault::StaleDump, Fault::OutOfMemory];
+    let all = [
+        Fault::Flush,
+        Fault::Kill,
+        Fault::StaleDump,
+        Fault::OutOfMemory,
+        Fault::AnswersLost,
+        Fault::CutMidway,
+    ];
     let mut order: Vec<Fault> = (0..each).flat_map(|_| all).collect();
     order.shuffle(&mut random);
     for fault in &order {
         sleep(Duration::from_millis(random.random_range(200..700))).await;
-        break_redis(&redis, *fault, &mut random).await.with_context(|| format!("{fault:?}"))?;
+        break_redis(&redis, &to_workers, *fault, &mut random).await.with_context(|| format!("{fault:?}"))?;
     }
     sleep(Duration::from_millis(500)).await;
     redis.stop()?;
@@ -70,9 +84,11 @@ pub async fn faults(scale: &Scale) -> Result<Finding> {
     sleep(Duration::from_secs(2)).await;
     let tasks = load.stop().await?;
 
+    let cuts = to_workers.counts();
     let done = format!(
-        "Redis flushed, killed, brought back from a stale dump and out of memory {each} times each, then stopped for \
-         {stop:?}, in {tasks} tasks"
+        "Redis flushed, killed, brought back from a stale dump, out of memory, and cut off {each} times each ({} answers \
+         lost, {} cut midway), then stopped for {stop:?}, in {tasks} tasks",
+        cuts.answers_cut, cuts.cut_midway
     );
     let mut finished = common::finish(&rig, &done, scale.patience()).await?;
     let late = probes::starts_late(&url, &finished.evidence.handlers).await?;
@@ -91,7 +107,12 @@ pub async fn faults(scale: &Scale) -> Result<Finding> {
 }
 
 /// Breaks Redis in this way, and mends it.
-async fn break_redis(redis: &RedisServer, fault: Fault, random: &mut StdRng) -> Result<()> {
+async fn break_redis(
+    redis: &RedisServer,
+    to_workers: &Proxy,
+    fault: Fault,
+    random: &mut StdRng,
+) -> Result<()> {
     let port = redis.port();
     let moment = Duration::from_millis(random.random_range(100..900));
     match fault {
@@ -115,6 +136,16 @@ async fn break_redis(redis: &RedisServer, fault: Fault, random: &mut StdRng) -> 
             probes::redis(port, "CONFIG SET maxmemory 1").await?;
             sleep(2 * moment).await;
             probes::redis(port, "CONFIG SET maxmemory 0").await?;
+        }
+        Fault::AnswersLost => {
+            to_workers.cut_answers(3, 20);
+            sleep(moment).await;
+            to_workers.cut_answers(0, 0);
+        }
+        Fault::CutMidway => {
+            to_workers.set(Mode::CutAfter(random.random_range(1..2_000)));
+            sleep(moment).await;
+            to_workers.set(Mode::Pass);
         }
     }
     Ok(())
