@@ -1,6 +1,12 @@
 //! A product in a test's hand: the memory store on tokio's clock, which tests can pause, and a worker.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta};
 use domain::{
@@ -26,15 +32,20 @@ pub(crate) struct Product {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) tasks: Tasks,
     ports: WorkerPorts,
+    /// By how many seconds the store's clock is ahead of tokio's.
+    jumped: Arc<AtomicU64>,
 }
 
 impl Product {
     /// A product with these task types. Its store's clock is tokio's.
     pub(crate) fn new(types: impl IntoIterator<Item = TaskTypeSpec>) -> Self {
         let start = Instant::now();
+        let jumped = Arc::new(AtomicU64::new(0));
+        let jumps = Arc::clone(&jumped);
         let epoch = DateTime::from_timestamp(1_800_000_000, 0).expect("a moment");
         let store = Arc::new(MemoryStore::with_clock(move || {
-            epoch + TimeDelta::from_std(start.elapsed()).expect("a short test")
+            let passed = start.elapsed() + Duration::from_secs(jumps.load(Ordering::Relaxed));
+            epoch + TimeDelta::from_std(passed).expect("a short test")
         }));
         let mut chance = MockChance::new();
         chance.expect_next().returning(|| 0.5);
@@ -47,7 +58,17 @@ impl Product {
             chance: Arc::new(chance) as Arc<dyn Chance>,
         };
         let WorkerPorts { signals, registry, routes, .. } = ports.clone();
-        Self { tasks: Tasks::new(Arc::clone(&store) as _, None, signals, registry, routes), store, ports }
+        Self {
+            tasks: Tasks::new(Arc::clone(&store) as _, None, signals, registry, routes),
+            store,
+            ports,
+            jumped,
+        }
+    }
+
+    /// Moves the store's clock, and no other.
+    pub(crate) fn jump(&self, by: Duration) {
+        self.jumped.fetch_add(by.as_secs(), Ordering::Relaxed);
     }
 
     /// Starts a worker of every queue.

@@ -45,6 +45,8 @@ pub struct Upkeep {
     ports: WorkerPorts,
     config: UpkeepConfig,
     watched: HashMap<WorkerId, (Overdue, Instant)>,
+    /// Attempts that look too long, since when.
+    overruns: HashMap<(TaskId, u32), Instant>,
     next_sweep: Instant,
     next_look_for_overruns: Instant,
     next_housekeeping: Instant,
@@ -74,8 +76,8 @@ impl Upkeep {
     pub fn new(ports: WorkerPorts, config: UpkeepConfig) -> Self {
         let now = Instant::now();
         let (next_sweep, next_look_for_overruns, next_housekeeping) = (now, now, now);
-        let watched = HashMap::new();
-        Self { ports, config, watched, next_sweep, next_look_for_overruns, next_housekeeping }
+        let (watched, overruns) = (HashMap::new(), HashMap::new());
+        Self { ports, config, watched, overruns, next_sweep, next_look_for_overruns, next_housekeeping }
     }
 
     /// Rounds until `stop`, through outages.
@@ -188,15 +190,22 @@ impl Upkeep {
     }
 
     /// Ends attempts that run on past their time limit although their worker lives: its handler blocks, or does not
-    /// listen. The worker ends them itself where it can, so they get a lease's time more.
+    /// listen. The worker ends them itself where it can, so they get a lease's time more. The store's clock may have been
+    /// moved, so this process watches an attempt for the whole of its time limit once more, on its own clock.
     async fn end_overruns(&mut self) -> Result<usize, StoreError> {
         if Instant::now() < self.next_look_for_overruns {
             return Ok(0);
         }
         self.next_look_for_overruns = Instant::now() + OVERRUN;
         let late = self.ports.store.overrunning(self.config.lease.length(), STEP).await?;
+        let attempt_of = |late: &Overrunning| (late.id, late.counters.attempt);
+        self.overruns.retain(|attempt, _| late.iter().any(|late| attempt_of(late) == *attempt));
         let mut ended = 0;
         for late in late {
+            let since = *self.overruns.entry(attempt_of(&late)).or_insert_with(Instant::now);
+            if since.elapsed() < late.limits.time_limit {
+                continue;
+            }
             let Some(settlement) = time_is_up(&late, &self.ports) else { continue };
             let applied = self.ports.store.settle(late.worker, std::slice::from_ref(&settlement)).await?;
             if applied != [Applied::Yes] {

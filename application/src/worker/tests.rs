@@ -432,6 +432,24 @@ async fn an_attempt_that_its_living_worker_never_ends_is_ended_from_outside() {
     let attempts = product.tasks.attempts(&Tenant::default(), id).await.expect("readable").expect("known");
     assert_eq!(attempts[0].outcome, Some(AttemptOutcome::TimedOut));
     assert_eq!(attempts[0].error.as_ref().expect("an error").code, "time_limit");
+    let took = attempts[0].ended_at.expect("it ended") - attempts[0].started_at;
+    assert!(took.num_seconds() < 90, "twice its limit, a lease, and a moment: {took}");
     assert!(!beating.is_finished(), "the worker itself was left alone");
     beating.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_ends_no_attempt() {
+    let slow = TaskTypeSpec::new("demo.slow", "Takes 20 seconds.", |_, _: IgnoredAny| async {
+        tokio::time::sleep(seconds(20)).await;
+        Output::of("done")
+    });
+    let product = Product::new([slow]);
+    let id = product.submit("demo.slow", |task| task.time_limit = Some(seconds(30))).await;
+    let _worker = product.worker(4);
+    tokio::spawn(product.upkeep().run(Default::default()));
+    tokio::time::sleep(seconds(1)).await;
+    product.jump(seconds(24 * 3600));
+    let task = product.end_of(id).await;
+    assert_eq!((task.status, task.attempt), (Status::Completed, 1));
 }

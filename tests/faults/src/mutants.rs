@@ -64,6 +64,8 @@ mutants! {
     EarlyAnswer => "T3" "I1",
     /// Idempotency keys are ignored.
     ForgottenKeys => "T3" "I5",
+    /// Who comes second fires a tick all the same.
+    FiredTwice => "T12" "I6",
     /// A cancellation overwrites how a task ended.
     CancelOverwrites => "T13" "I2",
     /// Crashes have no limit.

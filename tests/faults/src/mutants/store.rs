@@ -312,7 +312,12 @@ impl ScheduleStore for BrokenStore {
     }
 
     async fn fire(&self, firing: &Firing) -> Result<Fired, StoreError> {
-        self.inner.fire(firing).await
+        let fired = self.inner.fire(firing).await?;
+        if self.mutant == Mutant::FiredTwice && fired == Fired::Stale {
+            let tasks: Vec<_> = firing.tasks.iter().map(|(_, task)| task.clone()).collect();
+            self.inner.submit(&tasks).await?;
+        }
+        Ok(fired)
     }
 
     async fn firings(

@@ -11,6 +11,7 @@ pub mod t07;
 pub mod t08;
 pub mod t09;
 pub mod t10;
+pub mod t12;
 pub mod t13;
 pub mod t14;
 pub mod t15;
@@ -58,6 +59,7 @@ pub const ALL: &[Run] = runs![
     "T8" "requests dropped at random moments" t08,
     "T9" "clocks that jump" t09,
     "T10" "PostgreSQL's disk full, then freed" t10,
+    "T12" "schedules on processes that are killed, and through daylight saving" t12,
     "T13" "cancel against complete against take-over" t13,
     "T14" "a task that kills its process, among innocents" t14,
     "T15" "rolling restarts under load" t15,
