@@ -88,9 +88,14 @@ async fn in_order(ports: &WorkerPorts, worker: WorkerId, want: &Want) -> Result<
     }
     if want.look_at_the_store && tasks.len() < want.limit {
         let limit = want.limit - tasks.len();
-        tasks.extend(
-            from_the_store(ports.store.as_ref(), worker, &Want { limit, ..want.clone() }, true).await?.tasks,
-        );
+        match from_the_store(ports.store.as_ref(), worker, &Want { limit, ..want.clone() }, true).await {
+            Ok(more) => tasks.extend(more.tasks),
+            // What is in hand already has to run: nobody else would, while this worker lives.
+            Err(error) if !tasks.is_empty() => {
+                tracing::warn!(%error, "no further tasks can be claimed; trying again");
+            }
+            Err(error) => return Err(error),
+        }
     }
     let maybe_more = !popped.ids.is_empty() || refilled;
     Ok(Fetched { tasks, maybe_more, order_works: true })
