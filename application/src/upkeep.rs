@@ -5,7 +5,9 @@ mod firing;
 
 use std::{collections::HashMap, time::Duration};
 
-use domain::{Change, ErrorClass, Event, Failure, LeaseTerms, RetryPolicy, State, Status, WorkerId, decide};
+use domain::{
+    Change, ErrorClass, Event, Failure, LeaseTerms, RetryPolicy, State, Status, TaskId, WorkerId, decide,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::common::{self, Pace};
 use crate::{
+    history::ClientEvent,
     rig::{Base, Rig},
     scale::{Finding, Scale},
     types,
@@ -55,5 +56,10 @@ async fn kill_the_front(scale: &Scale, base: Base, on: &str) -> Result<Finding> 
     }
     load.end().await?;
     let done = format!("{on}{kills} kill -9 of the API in {tasks} submissions");
-    Ok(common::finish(&rig, &done, scale.patience()).await?.finding())
+    let mut finished = common::finish(&rig, &done, scale.patience()).await?;
+    let clients = &finished.evidence.clients;
+    let replayed =
+        clients.iter().filter(|event| matches!(event, ClientEvent::Ok { replayed: true, .. })).count();
+    finished.notes.push(format!("{replayed} earlier answers told again"));
+    Ok(finished.finding())
 }
