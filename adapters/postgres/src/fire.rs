@@ -72,6 +72,8 @@ impl Operation for Fire {
             .fetch_optional(&mut *transaction)
             .await?;
         if mine.is_none() {
+            // At once: who waited for the first one's lock has it now, although the row is another one by then.
+            transaction.rollback().await?;
             return Ok(Fired::Stale);
         }
         let new: Vec<_> = tasks.iter().map(|(_, task)| task).collect();
