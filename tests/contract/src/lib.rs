@@ -44,6 +44,7 @@ pub mod model;
 pub mod race;
 pub mod read;
 pub mod record;
+pub mod schedules;
 pub mod servers;
 pub mod settle;
 pub mod submit;
@@ -183,6 +184,13 @@ macro_rules! store_contract {
                 one_burial_wins
                 dropped_calls_leave_whole_changes
             }
+            schedules {
+                schedules_are_kept_under_their_names
+                due_schedules_are_told_in_order
+                a_plan_is_written_whole
+                one_of_many_plans_is_written
+                a_changed_or_removed_schedule_is_not_fired
+            }
             mirror {
                 both_answer_alike_first
                 both_answer_alike_second
@@ -226,6 +234,7 @@ mod tests {
             include_str!("race.rs"),
             include_str!("read.rs"),
             include_str!("record.rs"),
+            include_str!("schedules.rs"),
             include_str!("settle.rs"),
             include_str!("submit.rs"),
             include_str!("upkeep.rs"),
