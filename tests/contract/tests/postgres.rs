@@ -38,8 +38,6 @@ async fn fresh() -> Postgres {
 contract_tests::store_contract!(fresh);
 
 // What only PostgreSQL has.
-#[path = "postgres/histories.rs"]
-mod histories;
 #[path = "postgres/once.rs"]
 mod once;
 #[path = "postgres/plans.rs"]

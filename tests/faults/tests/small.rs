@@ -15,6 +15,7 @@ macro_rules! small {
 }
 
 small! {
+    random_histories: histories::run,
     t01_killed_workers: t01::workers,
     t01_killed_standalone: t01::standalone,
     t02_frozen_workers: t02::run,

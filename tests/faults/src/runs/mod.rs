@@ -1,6 +1,7 @@
 //! The runs, one file per test of the table in `docs/reliability.md`. Each can be run alone.
 
 pub mod common;
+pub mod histories;
 pub mod probes;
 pub mod t01;
 pub mod t02;
@@ -50,6 +51,7 @@ macro_rules! runs {
 
 /// Every run, in the order of the table.
 pub const ALL: &[Run] = runs![
+    "histories" "random histories on PostgreSQL and in memory at once" histories,
     "T1" "kill -9 of workers, and of the one process on SQLite" t01,
     "T2" "SIGSTOP for three leases, then CONT, on 8 workers at once" t02,
     "T3" "kill -9 of the API during submissions, and of the one process on SQLite" t03,
