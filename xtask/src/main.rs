@@ -3,6 +3,7 @@
 // A command of the developers: it times its parts, reads the environment and waits for external processes.
 #![allow(clippy::disallowed_methods)]
 
+mod bench;
 mod check;
 mod clients;
 mod faults;
@@ -39,6 +40,9 @@ enum Command {
     Test(test::Options),
     /// The fault rig of docs/reliability.md: kills, freezes and outages against every promise
     Faults(faults::Options),
+    /// The benchmarks of docs/performance.md: the product, the plain-SQL limit and other queues in one run
+    #[command(disable_help_flag = true)]
+    Bench(bench::Options),
     /// Writes docs/openapi.json from the code
     Openapi {
         /// Only compare; fails when the file is stale
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Check => check::run(&workspace),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Faults(options) => faults::run(&workspace, &options),
+        Command::Bench(options) => bench::run(&workspace, &options),
         Command::Openapi { check } => openapi::run(&workspace, check),
         Command::Clients { url, document, part } => clients::run(&workspace, url, document, &part),
     });

@@ -61,7 +61,12 @@ impl PostgresServer {
 
     /// A private server with PostgreSQL's own durability, for measurements and crash tests.
     pub fn start_durable() -> io::Result<Self> {
-        Self::start_with(&["fsync=on"])
+        Self::start_durable_with(&[])
+    }
+
+    /// The same with more settings, such as `max_connections=400`.
+    pub fn start_durable_with(settings: &[&str]) -> io::Result<Self> {
+        Self::start_with(&[&["fsync=on"], settings].concat())
     }
 
     fn start_with(settings: &[&str]) -> io::Result<Self> {

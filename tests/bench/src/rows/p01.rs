@@ -1,0 +1,97 @@
+//! P1: tasks that do nothing are submitted over HTTP to one API process and run by one worker process; from the first
+//! request sent until all of them have completed in the store.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::{Bench, column, repeat};
+use crate::{
+    load::{self, Submitted},
+    process,
+    report::{self, Line, counted},
+    rig::{self, NOOP_BODY, Order},
+    stats,
+};
+
+/// Tasks before the clock starts: connections are open and plans are made.
+pub(super) const WARM_UP: usize = 500;
+
+/// One repetition.
+#[derive(Debug)]
+pub(super) struct EndToEnd {
+    /// Tasks per second until all have completed.
+    pub(super) rate: f64,
+    /// Submissions per second until all are accepted.
+    pub(super) accepted: f64,
+    /// Of a submission, in ms.
+    pub(super) p50: f64,
+    /// Of a submission, in ms.
+    pub(super) p99: f64,
+    /// Processor time of the generator, in µs per task.
+    pub(super) generator: f64,
+}
+
+impl EndToEnd {
+    pub(super) fn new(mut submitted: Submitted, took: Duration, generator: f64) -> Result<Self> {
+        let count = submitted.latencies.len();
+        let mut at = |share| stats::percentile(&mut submitted.latencies, share).context("nothing was sent");
+        Ok(Self {
+            p50: stats::ms(at(0.5)?),
+            p99: stats::ms(at(0.99)?),
+            rate: stats::rate(count, took),
+            accepted: stats::rate(count, submitted.took),
+            generator: generator * 1e6 / count as f64,
+        })
+    }
+}
+
+pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
+    let count = bench.scale.of(2_000, 30_000);
+    let mut lines = Vec::new();
+    for (connections, ids) in [(32, ["p1_32", "p1_32_p99"]), (256, ["p1_256", "p1_256_p99"])] {
+        let all = repeat(bench, async || once(bench, count, connections).await).await?;
+        lines.extend(lines_of(
+            "P1",
+            &format!("{} tasks over {}", counted(count), report::connections(connections)),
+            ids,
+            &all,
+        ));
+    }
+    Ok(lines)
+}
+
+/// What is told of each number of connections.
+pub(super) fn lines_of(row: &'static str, what: &str, ids: [&'static str; 2], all: &[EndToEnd]) -> Vec<Line> {
+    let line = |name: &str, unit, value: fn(&EndToEnd) -> f64| {
+        Line::new(row, format!("{what}{name}"), unit, column(all, value))
+    };
+    vec![
+        line(", end to end", "tasks/s", |one| one.rate).id(ids[0]),
+        line(", accepted", "tasks/s", |one| one.accepted),
+        line(", submit p50", "ms", |one| one.p50),
+        line(", submit p99", "ms", |one| one.p99).id(ids[1]),
+        line(", cost of the generator", "µs/task", |one| one.generator),
+    ]
+}
+
+async fn once(bench: &Bench, count: usize, connections: usize) -> Result<EndToEnd> {
+    let database = bench.rig.database().await?;
+    let api = bench.rig.api(&database, Order::Redis).await?;
+    let worker = bench.rig.worker(&database, Order::Redis, &[]).await?;
+    let mut connection = database.connect().await?;
+    let request = load::submission(NOOP_BODY);
+    let warm = load::submit(api.server, &request, WARM_UP, connections).await?;
+    database.drained(&mut connection, warm.last).await?;
+
+    let spent = process::processor(std::process::id())?;
+    let submitted = load::submit(api.server, &request, count, connections).await?;
+    let generator = process::processor(std::process::id())? - spent;
+    database.drained(&mut connection, submitted.last).await?;
+    let took = submitted.began.elapsed();
+
+    database.all_completed(count + WARM_UP).await?;
+    rig::stop(worker.program).await;
+    rig::stop(api.program).await;
+    EndToEnd::new(submitted, took, generator)
+}

@@ -1,0 +1,49 @@
+//! `cargo xtask bench`: builds the product and the benchmarks for release, and starts them.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{process, workspace::Workspace};
+
+/// All of them are passed on; `cargo xtask bench --help` tells what there is.
+#[derive(Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Options {
+    /// Rows such as P1 P4, and options; --help tells them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    arguments: Vec<String>,
+}
+
+/// Prints the table; fails when something could not be measured.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let mut build = Command::new("cargo");
+    build.args(["build", "--quiet", "--release", "-p", "task-runner", "-p", "bench-tests", "--bins"]);
+    process::run(build.current_dir(&workspace.root))?;
+    let mut bench = Command::new(workspace.target.join("release").join("bench"));
+    bench.current_dir(&workspace.root).args(&options.arguments);
+    let good = process::watch(&bench, |_| ())?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn every_argument_is_passed_on() {
+        for arguments in [&["P1", "--quick", "--reps", "3"][..], &["--help"], &["--vs", "seeds", "p2"], &[]] {
+            let cli = Cli::try_parse_from([&["bench"], arguments].concat()).unwrap();
+            assert_eq!(cli.options.arguments, arguments);
+        }
+    }
+}
