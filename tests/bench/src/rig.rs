@@ -27,9 +27,9 @@ use crate::{
 };
 
 /// How often a row looks at what it waits for.
-const LOOK: Duration = Duration::from_millis(2);
+pub(crate) const LOOK: Duration = Duration::from_millis(2);
 /// The same where the looking would cost the server something.
-const GLANCE: Duration = Duration::from_millis(5);
+pub(crate) const GLANCE: Duration = Duration::from_millis(5);
 /// How long a process may take to start.
 const START: Duration = Duration::from_secs(30);
 /// Tasks of one statement when the store is filled.
@@ -123,12 +123,17 @@ impl Rig {
             let drop = format!("DROP DATABASE {name} WITH (FORCE)");
             sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut control).await?;
         }
-        redis_command(self.redis.port(), "FLUSHALL").await?;
+        self.forget_order().await?;
         let url = self.postgres.create_database().await;
         sqlx::raw_sql("CHECKPOINT").execute(&mut control).await?;
         control.close().await?;
         let name = url.rsplit('/').next().unwrap_or_default().to_owned();
         Ok(Database { url, name })
+    }
+
+    /// Empties Redis; no process of the product may be running.
+    pub async fn forget_order(&self) -> Result<()> {
+        redis_command(self.redis.port(), "FLUSHALL").await.map(|_| ())
     }
 
     fn settings(&self, database: &Database, order: Order, more: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -280,12 +285,19 @@ impl Database {
     /// Waits until every task has ended; answers when that was seen, in microseconds since 1970 by the server's clock.
     /// `last` is the highest number: as long as it is there, looking costs next to nothing.
     pub async fn drained(&self, connection: &mut PgConnection, last: i64) -> Result<i64> {
+        self.drained_after(connection, 0, last).await
+    }
+
+    /// The same for tasks with numbers above `first`.
+    pub async fn drained_after(&self, connection: &mut PgConnection, first: i64, last: i64) -> Result<i64> {
         let began = Instant::now();
         self.gone(connection, last).await?;
         loop {
             let (left, now): (bool, i64) = sqlx::query_as(
-                "SELECT EXISTS (SELECT FROM live), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+                "SELECT EXISTS (SELECT FROM live WHERE id > $1),
+                    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
             )
+            .bind(first)
             .fetch_one(&mut *connection)
             .await?;
             if !left {
@@ -321,7 +333,7 @@ impl Database {
     }
 }
 
-fn in_time(began: Instant, what: &str) -> Result<()> {
+pub(crate) fn in_time(began: Instant, what: &str) -> Result<()> {
     if began.elapsed() > PATIENCE {
         bail!("{what} within {PATIENCE:?}");
     }

@@ -6,7 +6,11 @@ mod p03;
 mod p04;
 mod p05;
 mod p06;
+mod p07;
+mod p08;
 mod p09;
+mod p10;
+mod p11;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -34,9 +38,21 @@ pub enum Row {
     /// 10,000, 20,000 and 50,000 tasks of 5 s in flight in one worker process
     #[value(name = "P6")]
     P6,
+    /// Drain rate with 1,000 to 5,000,000 waiting, beside an old snapshot, after much history, with and without Redis
+    #[value(name = "P7")]
+    P7,
+    /// Bytes of a waiting and of a finished task, by table and index
+    #[value(name = "P8")]
+    P8,
     /// Idle memory, and time from start to ready
     #[value(name = "P9")]
     P9,
+    /// End to end over HTTP on the embedded base, SQLite
+    #[value(name = "P10")]
+    P10,
+    /// Live events to 1,000 readers, and what they cost P1
+    #[value(name = "P11")]
+    P11,
 }
 
 impl Row {
@@ -49,7 +65,11 @@ impl Row {
             Self::P4 => p04::measure(bench).await,
             Self::P5 => p05::measure(bench).await,
             Self::P6 => p06::measure(bench).await,
+            Self::P7 => p07::measure(bench).await,
+            Self::P8 => p08::measure(bench).await,
             Self::P9 => p09::measure(bench).await,
+            Self::P10 => p10::measure(bench).await,
+            Self::P11 => p11::measure(bench).await,
         }
     }
 }

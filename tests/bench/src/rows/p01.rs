@@ -1,16 +1,17 @@
 //! P1: tasks that do nothing are submitted over HTTP to one API process and run by one worker process; from the first
 //! request sent until all of them have completed in the store.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
+use sqlx::PgConnection;
 
 use super::{Bench, column, repeat};
 use crate::{
     load::{self, Submitted},
     process,
     report::{self, Line, counted},
-    rig::{self, NOOP_BODY, Order},
+    rig::{self, Database, NOOP_BODY, Order},
     stats,
 };
 
@@ -80,18 +81,27 @@ async fn once(bench: &Bench, count: usize, connections: usize) -> Result<EndToEn
     let api = bench.rig.api(&database, Order::Redis).await?;
     let worker = bench.rig.worker(&database, Order::Redis, &[]).await?;
     let mut connection = database.connect().await?;
-    let request = load::submission(NOOP_BODY);
-    let warm = load::submit(api.server, &request, WARM_UP, connections).await?;
-    database.drained(&mut connection, warm.last).await?;
-
-    let spent = process::processor(std::process::id())?;
-    let submitted = load::submit(api.server, &request, count, connections).await?;
-    let generator = process::processor(std::process::id())? - spent;
-    database.drained(&mut connection, submitted.last).await?;
-    let took = submitted.began.elapsed();
-
+    flood(&database, &mut connection, api.server, WARM_UP, connections).await?;
+    let measured = flood(&database, &mut connection, api.server, count, connections).await?;
     database.all_completed(count + WARM_UP).await?;
     rig::stop(worker.program).await;
     rig::stop(api.program).await;
+    Ok(measured)
+}
+
+/// Submits tasks and waits until all of them have ended; tasks that were there before do not matter.
+pub(super) async fn flood(
+    database: &Database,
+    connection: &mut PgConnection,
+    server: SocketAddr,
+    count: usize,
+    connections: usize,
+) -> Result<EndToEnd> {
+    let before = rig::number(connection, "SELECT coalesce(max(id), 0) FROM task").await?;
+    let spent = process::processor(std::process::id())?;
+    let submitted = load::submit(server, &load::submission(NOOP_BODY), count, connections).await?;
+    let generator = process::processor(std::process::id())? - spent;
+    database.drained_after(connection, before, submitted.last).await?;
+    let took = submitted.began.elapsed();
     EndToEnd::new(submitted, took, generator)
 }

@@ -1,0 +1,195 @@
+//! P7: whether the drain keeps its rate, however much waits or has been there before.
+//!
+//! The rate is that of the first tasks that a fresh worker process ends: from its first claim until the last of them is
+//! settled, by the server's clock. `waiting` is what still waits behind them, so 1,000 waiting are measured over as many
+//! tasks as 5,000,000.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sqlx::{Connection as _, PgConnection};
+use tokio::time::Instant;
+
+use super::Bench;
+use crate::{
+    report::{Goal, Line, counted},
+    rig::{self, Database, NOOP, Order},
+    stats,
+};
+
+/// What stands in the way.
+#[derive(Debug, Clone, Copy)]
+enum Hindrance {
+    /// Nothing.
+    None,
+    /// A transaction with a snapshot this old; tasks have been submitted and drained all the time since.
+    Snapshot(Duration),
+    /// So many tasks that have ended.
+    History(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    waiting: usize,
+    hindrance: Hindrance,
+    order: Order,
+    /// Of the rate with 1,000 waiting and nothing in the way.
+    goal: f64,
+}
+
+impl Case {
+    fn text(&self) -> String {
+        let hindrance = match self.hindrance {
+            Hindrance::None => String::new(),
+            Hindrance::Snapshot(age) => format!(", beside a snapshot of {age:?}"),
+            Hindrance::History(count) => format!(", after {} ended", counted(count)),
+        };
+        format!("{} waiting{hindrance}, {}", counted(self.waiting), self.order.text())
+    }
+}
+
+pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
+    let slice = bench.scale.of(2_000, 50_000);
+    let few = bench.scale.of(100, 1_000);
+    let mut depths = vec![bench.scale.of(5_000, 100_000), bench.scale.of(10_000, 1_000_000)];
+    let (mut age, mut history) =
+        (Duration::from_secs(bench.scale.of(2, 20)), bench.scale.of(10_000, 500_000));
+    if bench.scale.full {
+        depths.push(5_000_000);
+        (age, history) = (Duration::from_secs(600), 10_000_000);
+    }
+
+    let mut lines = Vec::new();
+    let mut with_redis = Vec::new();
+    for order in [Order::Redis, Order::PostgresAlone] {
+        let case = |waiting, hindrance, goal| Case { waiting, hindrance, order, goal };
+        let base = case(few, Hindrance::None, 0.9);
+        let rates = repetitions(bench, base, slice).await?;
+        let line = Line::new("P7", base.text(), "tasks/s", rates.clone());
+        lines.push(match order {
+            Order::Redis => line,
+            Order::PostgresAlone => line.against("with Redis", &with_redis).goal(Goal::TimesAtLeast(0.9)),
+        });
+        // The issue's wording: half is enough without Redis beside an old transaction.
+        let beside = if order == Order::Redis { 0.9 } else { 0.5 };
+        let mut cases: Vec<Case> = depths.iter().map(|depth| case(*depth, Hindrance::None, 0.9)).collect();
+        cases.push(case(few, Hindrance::Snapshot(age), beside));
+        cases.push(case(few, Hindrance::History(history), 0.9));
+        for case in cases {
+            let measured = repetitions(bench, case, slice).await?;
+            let name = format!("{} waiting", counted(few));
+            let line = Line::new("P7", case.text(), "tasks/s", measured).against(name, &rates);
+            lines.push(line.goal(Goal::TimesAtLeast(case.goal)));
+        }
+        if order == Order::Redis {
+            with_redis = rates;
+        }
+    }
+    Ok(lines)
+}
+
+/// All repetitions on one database: filling it takes far longer than measuring.
+async fn repetitions(bench: &Bench, case: Case, slice: usize) -> Result<Vec<f64>> {
+    let database = bench.rig.database().await?;
+    let mut connection = database.connect().await?;
+    let mut snapshot = None;
+    match case.hindrance {
+        Hindrance::None => {}
+        Hindrance::History(count) => grow_history(&mut connection, count).await?,
+        Hindrance::Snapshot(age) => {
+            snapshot = Some(hold_snapshot(&database).await?);
+            drain_meanwhile(bench, &database, &mut connection, case.order, age, slice).await?;
+        }
+    }
+    let mut rates = Vec::with_capacity(bench.scale.reps);
+    for _ in 0..bench.scale.reps {
+        let there = rig::number(&mut connection, "SELECT count(*) FROM live").await?;
+        let missing = (case.waiting + slice).saturating_sub(usize::try_from(there)?);
+        database.fill(&rig::task(NOOP, "null")?, missing).await?;
+        rates.push(rate(bench, &database, &mut connection, case.order, slice).await?);
+    }
+    if let Some(snapshot) = snapshot {
+        snapshot.close().await.context("the server ended the old transaction")?;
+    }
+    Ok(rates)
+}
+
+/// Of the first `slice` tasks that a fresh worker ends.
+async fn rate(
+    bench: &Bench,
+    database: &Database,
+    connection: &mut PgConnection,
+    order: Order,
+    slice: usize,
+) -> Result<f64> {
+    bench.rig.forget_order().await?;
+    let began: i64 =
+        rig::number(connection, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await?;
+    let skipped = i64::try_from(slice)? - 1;
+    let last: i64 = sqlx::query_scalar("SELECT id FROM live ORDER BY id OFFSET $1 LIMIT 1")
+        .bind(skipped)
+        .fetch_one(&mut *connection)
+        .await?;
+    let worker = bench.rig.worker(database, order, &[]).await?;
+    database.gone(connection, last).await?;
+    rig::stop(worker.program).await;
+    let (first, end): (i64, i64) = sqlx::query_as(
+        "SELECT (extract(epoch FROM min(started_at)) * 1000000)::bigint,
+            (extract(epoch FROM max(ended_at)) * 1000000)::bigint
+         FROM (SELECT started_at, ended_at FROM outcome
+               WHERE ended_at >= to_timestamp($1 / 1000000.0) ORDER BY ended_at LIMIT $2) AS first",
+    )
+    .bind(began)
+    .bind(i64::try_from(slice)?)
+    .fetch_one(&mut *connection)
+    .await?;
+    Ok(stats::rate(slice, Duration::from_micros(u64::try_from(end - first)?)))
+}
+
+/// Tasks that ended in earlier times: written by SQL, since only their rows matter.
+async fn grow_history(connection: &mut PgConnection, count: usize) -> Result<()> {
+    const STEP: usize = 100_000;
+    for done in (0..count).step_by(STEP) {
+        sqlx::query(
+            "WITH ended AS MATERIALIZED (SELECT nextval('task_id') AS id FROM generate_series(1, $1)),
+             kept AS (
+                INSERT INTO task (id, created_at, time_limit, max_attempts, priority, tenant, task_type, queue, input)
+                SELECT id, now(), 3600000000, 3, 5, 'default', 'demo.noop', 'demo_tasks', 'null' FROM ended)
+             INSERT INTO outcome (task, worker, started_at, ended_at, attempt, failures, crashes, status,
+                attempt_outcome, result)
+             SELECT id, 1, now(), now(), 1, 0, 0, 'COMPLETED', 'COMPLETED', 'null' FROM ended",
+        )
+        .bind(i64::try_from(STEP.min(count - done))?)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// A transaction that has read something and goes on; it ends with its connection.
+async fn hold_snapshot(database: &Database) -> Result<PgConnection> {
+    let mut connection = database.connect().await?;
+    sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM live")
+        .execute(&mut connection)
+        .await?;
+    Ok(connection)
+}
+
+/// Keeps a worker busy for so long: what it deletes cannot be cleaned up.
+async fn drain_meanwhile(
+    bench: &Bench,
+    database: &Database,
+    connection: &mut PgConnection,
+    order: Order,
+    length: Duration,
+    at_once: usize,
+) -> Result<()> {
+    let worker = bench.rig.worker(database, order, &[]).await?;
+    let began = Instant::now();
+    while began.elapsed() < length {
+        let last = database.fill(&rig::task(NOOP, "null")?, at_once).await?;
+        database.gone(connection, last).await?;
+    }
+    rig::stop(worker.program).await;
+    Ok(())
+}
