@@ -11,13 +11,16 @@ use crate::{process, workspace::Workspace};
 #[derive(Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    /// Rows such as P1 P4, and options; --help tells them
+    /// Rows such as P1 P4, and options; --help tells them. Or only `pieces`: the rules and codecs, without servers
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     arguments: Vec<String>,
 }
 
 /// Prints the table; fails when something could not be measured.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    if options.arguments == ["pieces"] {
+        return pieces(workspace);
+    }
     let mut build = Command::new("cargo");
     build.args(["build", "--quiet", "--release", "-p", "task-runner", "-p", "bench-tests", "--bins"]);
     process::run(build.current_dir(&workspace.root))?;
@@ -25,6 +28,16 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     bench.current_dir(&workspace.root).args(&options.arguments);
     let good = process::watch(&bench, |_| ())?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is measured inside one process.
+fn pieces(workspace: &Workspace) -> Result<ExitCode> {
+    let mut bench = Command::new("cargo");
+    bench.args(["bench", "--quiet", "--features", "task-runner-application/memory-store"]);
+    bench.args(["-p", "task-runner-domain", "--bench", "decisions"]);
+    bench.args(["-p", "task-runner-application", "--bench", "submissions"]);
+    process::run(bench.current_dir(&workspace.root))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

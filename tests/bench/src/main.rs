@@ -23,6 +23,9 @@ use tokio::time::Instant;
 /// `warn`. Each repetition has a fresh database. Prints a table of medians and spreads with the goals, and writes all
 /// figures as JSON. TMPDIR says on which disk the databases lie: it should be a real one. Nothing else should run
 /// meanwhile.
+///
+/// `cargo xtask bench pieces` measures the rules and codecs alone (state machine, routing, JSON, submission), in one
+/// process and without servers.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask bench")]
 struct Cli {
