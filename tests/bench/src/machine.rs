@@ -12,7 +12,7 @@ use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::Instant;
 
-use crate::stats;
+use crate::{rig::Rig, stats};
 
 /// How often a 4 kB block is written and flushed.
 const FLUSHES: usize = 50;
@@ -32,6 +32,8 @@ pub struct Machine {
     pub fsync_us: f64,
     /// Such as `15.18`.
     pub postgres: String,
+    /// Such as `7.0.15`; it keeps nothing on disk.
+    pub redis: String,
     /// Settings that decide about durability and size.
     pub settings: Vec<(String, String)>,
 }
@@ -41,8 +43,8 @@ const SETTINGS: [&str; 6] =
 
 impl Machine {
     /// Looks. Refuses a server that does not wait for the disk.
-    pub async fn look(url: &str, beside: &Path) -> Result<Self> {
-        let mut connection = PgConnection::connect(url).await?;
+    pub async fn look(rig: &Rig) -> Result<Self> {
+        let mut connection = PgConnection::connect(rig.postgres_url()).await?;
         let postgres = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
         let mut settings = Vec::new();
         for name in SETTINGS {
@@ -67,8 +69,9 @@ impl Machine {
             processor: first("/proc/cpuinfo", "model name"),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             memory_mb: kilobytes.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) / 1024,
-            fsync_us: flush_time(beside)?.as_secs_f64() * 1e6,
+            fsync_us: flush_time(rig.folder())?.as_secs_f64() * 1e6,
             postgres,
+            redis: rig.redis_version().await?,
             settings,
         })
     }
@@ -77,12 +80,13 @@ impl Machine {
     pub fn line(&self) -> String {
         let settings: Vec<_> = self.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
         format!(
-            "{} cores ({}), {} MB, Linux {}; 4 kB written and flushed in {:.0} µs; PostgreSQL {}: {}",
+            "{} cores ({}), {} MB, Linux {}; 4 kB written and flushed in {:.0} µs; Redis {}, nothing on disk; PostgreSQL {}: {}",
             self.cores,
             self.processor,
             self.memory_mb,
             self.kernel,
             self.fsync_us,
+            self.redis,
             self.postgres,
             settings.join(", ")
         )

@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bench_tests::{
     Scale,
     machine::Machine,
@@ -14,7 +14,10 @@ use bench_tests::{
 };
 use clap::{Parser, ValueEnum as _};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 
 /// Measures the product, the plain-SQL limit and, on request, other queues, in one run on one machine.
 ///
@@ -56,6 +59,16 @@ struct Cli {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let cli = Cli::parse();
+    let mut terminate = signal(SignalKind::terminate())?;
+    // Whatever was started ends with what is dropped here.
+    tokio::select! {
+        outcome = measure(cli) => outcome,
+        _ = tokio::signal::ctrl_c() => bail!("stopped by Ctrl-C"),
+        _ = terminate.recv() => bail!("stopped by SIGTERM"),
+    }
+}
+
+async fn measure(cli: Cli) -> Result<()> {
     let mut rows = cli.rows.clone();
     rows.sort_unstable();
     rows.dedup();
@@ -64,7 +77,7 @@ async fn main() -> Result<()> {
     }
     let reps = cli.reps.map_or(if cli.quick { 1 } else { 3 }, usize::from);
     let bench = Bench { rig: Rig::start()?, scale: Scale { reps, quick: cli.quick, full: cli.full } };
-    let machine = Machine::look(bench.rig.postgres_url(), bench.rig.folder()).await?;
+    let machine = Machine::look(&bench.rig).await?;
     println!("{}\n{reps} repetitions{}\n", machine.line(), if cli.quick { ", small counts" } else { "" });
 
     let (started, mut lines) = (Instant::now(), Vec::<Line>::new());

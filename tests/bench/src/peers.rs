@@ -136,17 +136,40 @@ pub fn run(driver: &Path, peers: &[Peer], lines: &[Line], reps: usize) -> Result
     let results = state.join("results.jsonl");
     let before = fs::read_to_string(&results).unwrap_or_default().len();
     let names: Vec<_> = peers.iter().map(|peer| peer.key()).collect();
-    let script = driver.join("run.py");
-    let mut command = Command::new("python3");
-    command.arg(&script).args(["run", "--peers", &names.join(","), "--tests", &tests.join(",")]);
-    command.args(["--reps", &reps.to_string()]).env("PEERS_DIR", &state);
-    let status = command.status().with_context(|| format!("cannot start {}", script.display()))?;
-    if !status.success() {
-        bail!("{} failed ({status}); does its `setup` have to run first?", script.display());
-    }
+    let (names, tests, reps) = (names.join(","), tests.join(","), reps.to_string());
+    // It starts servers where none run and leaves them to whoever comes next: those are ours to stop.
+    let ran_before = state.join("pg/data/postmaster.pid").exists();
+    let measured = drive(driver, &state, &["run", "--peers", &names, "--tests", &tests, "--reps", &reps]);
+    let stopped = if ran_before { Ok(()) } else { drive(driver, &state, &["servers", "stop"]) };
+    measured.and(stopped)?;
     let all = fs::read_to_string(&results).with_context(|| format!("no {}", results.display()))?;
     let new = all.get(before..).context("the driver has rewritten its results meanwhile")?;
-    new.lines().map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))).collect()
+    let results = new
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}")))
+        .collect::<Result<Vec<Value>>>()?;
+    for failed in results.iter().filter(|result| result["test"] == "ERROR") {
+        println!("{} could not be measured: {}", failed["peer"], failed["error"]);
+    }
+    Ok(results)
+}
+
+fn drive(driver: &Path, state: &Path, arguments: &[&str]) -> Result<()> {
+    let script = driver.join("run.py");
+    let status = Command::new("python3")
+        .arg(&script)
+        .args(arguments)
+        .env("PEERS_DIR", state)
+        .status()
+        .with_context(|| format!("cannot start python3 {}", script.display()))?;
+    if !status.success() {
+        bail!(
+            "{} {} failed ({status}); does its `setup` have to run first?",
+            script.display(),
+            arguments.join(" ")
+        );
+    }
+    Ok(())
 }
 
 /// Our figures against those of the peers; where a peer was not measured, its line says so.

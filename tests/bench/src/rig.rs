@@ -1,6 +1,6 @@
 //! The product as it is measured: release binaries on private, durable servers, with log level `warn`.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, str::FromStr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use application::ports::TaskStore as _;
@@ -236,12 +236,18 @@ impl Rig {
     pub async fn spent(&self, connection: &mut PgConnection) -> Result<Spent> {
         let backend = u32::try_from(number(connection, "SELECT pg_backend_pid()::bigint").await?)?;
         let redis = redis_command(self.redis.port(), "INFO server").await?;
-        let redis = info(&redis, "process_id").context("Redis does not tell its process id")?;
+        let redis = info::<u32>(&redis, "process_id").context("Redis does not tell its process id")?;
         Ok(Spent {
             wal: number(connection, "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint").await?,
             postgres: process::processor_of_all(process::parent(backend)?)?,
-            redis: process::processor(u32::try_from(redis)?)?,
+            redis: process::processor(redis)?,
         })
+    }
+
+    /// Redis' version.
+    pub async fn redis_version(&self) -> Result<String> {
+        let text = redis_command(self.redis.port(), "INFO server").await?;
+        info(&text, "redis_version").context("Redis does not tell its version")
     }
 
     /// Bytes that Redis holds.
@@ -386,8 +392,8 @@ async fn redis_command(port: u16, command: &str) -> Result<String> {
     }
 }
 
-/// A number in Redis' account of itself.
-fn info(text: &str, name: &str) -> Option<i64> {
+/// A value in Redis' account of itself.
+fn info<T: FromStr>(text: &str, name: &str) -> Option<T> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
 }
 
@@ -400,7 +406,7 @@ mod tests {
         let text = "$99\r\n# Memory\r\nused_memory:123\r\nused_memory_rss:456\r\n\r\n+OK\r\n";
         assert_eq!(info(text, "used_memory"), Some(123));
         assert_eq!(info(text, "used_memory_rss"), Some(456));
-        assert_eq!(info(text, "used"), None);
+        assert_eq!(info::<i64>(text, "used"), None);
     }
 
     #[test]

@@ -29,12 +29,16 @@ pub(super) struct EndToEnd {
     pub(super) p50: f64,
     /// Of a submission, in ms.
     pub(super) p99: f64,
-    /// Processor time of the generator, in µs per task.
-    pub(super) generator: f64,
+    /// Processor time of each process, in µs per task.
+    pub(super) costs: Vec<(&'static str, f64)>,
 }
 
 impl EndToEnd {
-    pub(super) fn new(mut submitted: Submitted, took: Duration, generator: f64) -> Result<Self> {
+    pub(super) fn new(
+        mut submitted: Submitted,
+        took: Duration,
+        spent: Vec<(&'static str, f64)>,
+    ) -> Result<Self> {
         let count = submitted.latencies.len();
         let mut at = |share| stats::percentile(&mut submitted.latencies, share).context("nothing was sent");
         Ok(Self {
@@ -42,7 +46,7 @@ impl EndToEnd {
             p99: stats::ms(at(0.99)?),
             rate: stats::rate(count, took),
             accepted: stats::rate(count, submitted.took),
-            generator: generator * 1e6 / count as f64,
+            costs: spent.into_iter().map(|(who, seconds)| (who, seconds * 1e6 / count as f64)).collect(),
         })
     }
 }
@@ -64,16 +68,21 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
 
 /// What is told of each number of connections.
 pub(super) fn lines_of(row: &'static str, what: &str, ids: [&'static str; 2], all: &[EndToEnd]) -> Vec<Line> {
-    let line = |name: &str, unit, value: fn(&EndToEnd) -> f64| {
-        Line::new(row, format!("{what}{name}"), unit, column(all, value))
+    let line = |name: &str, unit, value: &dyn Fn(&EndToEnd) -> f64| {
+        Line::new(row, format!("{what}, {name}"), unit, column(all, value))
     };
-    vec![
-        line(", end to end", "tasks/s", |one| one.rate).id(ids[0]),
-        line(", accepted", "tasks/s", |one| one.accepted),
-        line(", submit p50", "ms", |one| one.p50),
-        line(", submit p99", "ms", |one| one.p99).id(ids[1]),
-        line(", cost of the generator", "µs/task", |one| one.generator),
-    ]
+    let mut lines = vec![
+        line("end to end", "tasks/s", &|one| one.rate).id(ids[0]),
+        line("accepted", "tasks/s", &|one| one.accepted),
+        line("submit p50", "ms", &|one| one.p50),
+        line("submit p99", "ms", &|one| one.p99).id(ids[1]),
+    ];
+    let processes = all.first().map_or(0, |one| one.costs.len());
+    lines.extend((0..processes).map(|place| {
+        let name = format!("processor time of {}", all[0].costs[place].0);
+        line(&name, "µs/task", &|one| one.costs[place].1)
+    }));
+    lines
 }
 
 async fn once(bench: &Bench, count: usize, connections: usize) -> Result<EndToEnd> {
@@ -82,7 +91,19 @@ async fn once(bench: &Bench, count: usize, connections: usize) -> Result<EndToEn
     let worker = bench.rig.worker(&database, Order::Redis, &[]).await?;
     let mut connection = database.connect().await?;
     flood(&database, &mut connection, api.server, WARM_UP, connections).await?;
-    let measured = flood(&database, &mut connection, api.server, count, connections).await?;
+    let processors = || -> Result<[f64; 2]> {
+        Ok([process::processor(api.program.id())?, process::processor(worker.program.id())?])
+    };
+    let (before, servers) = (processors()?, bench.rig.spent(&mut connection).await?);
+    let mut measured = flood(&database, &mut connection, api.server, count, connections).await?;
+    let (after, servers_after) = (processors()?, bench.rig.spent(&mut connection).await?);
+    let seconds = [
+        ("the API", after[0] - before[0]),
+        ("the worker", after[1] - before[1]),
+        ("PostgreSQL", servers_after.postgres - servers.postgres),
+        ("Redis", servers_after.redis - servers.redis),
+    ];
+    measured.costs.extend(seconds.map(|(who, seconds)| (who, seconds * 1e6 / count as f64)));
     database.all_completed(count + WARM_UP).await?;
     rig::stop(worker.program).await;
     rig::stop(api.program).await;
@@ -103,5 +124,5 @@ pub(super) async fn flood(
     let generator = process::processor(std::process::id())? - spent;
     database.drained_after(connection, before, submitted.last).await?;
     let took = submitted.began.elapsed();
-    EndToEnd::new(submitted, took, generator)
+    EndToEnd::new(submitted, took, vec![("the generator", generator)])
 }

@@ -37,11 +37,15 @@ async fn once(bench: &Bench, count: usize, connections: usize) -> Result<EndToEn
     load::submit(front.server, &request, WARM_UP, connections).await?;
     drained(&mut connection).await?;
 
-    let spent = process::processor(std::process::id())?;
+    let processors = || -> Result<[f64; 2]> {
+        Ok([process::processor(std::process::id())?, process::processor(front.program.id())?])
+    };
+    let before = processors()?;
     let submitted = load::submit(front.server, &request, count, connections).await?;
-    let generator = process::processor(std::process::id())? - spent;
     drained(&mut connection).await?;
     let took = submitted.began.elapsed();
+    let after = processors()?;
+    let spent = vec![("the generator", after[0] - before[0]), ("the product", after[1] - before[1])];
 
     let completed: i64 = sqlx::query_scalar("SELECT count(*) FROM outcome WHERE status = 'COMPLETED'")
         .fetch_one(&mut connection)
@@ -51,7 +55,7 @@ async fn once(bench: &Bench, count: usize, connections: usize) -> Result<EndToEn
     }
     connection.close().await?;
     rig::stop(front.program).await;
-    EndToEnd::new(submitted, took, generator)
+    EndToEnd::new(submitted, took, spent)
 }
 
 /// A reader beside the process.
