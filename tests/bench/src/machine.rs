@@ -76,6 +76,12 @@ impl Machine {
         })
     }
 
+    /// What is wrong with the disk for measuring, if anything.
+    pub fn warning(&self) -> Option<String> {
+        let too_fast = self.fsync_us < TOO_FAST.as_secs_f64() * 1e6;
+        too_fast.then(|| "the databases lie in memory: set TMPDIR to a folder on a disk".to_owned())
+    }
+
     /// For people.
     pub fn line(&self) -> String {
         let settings: Vec<_> = self.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
@@ -93,8 +99,11 @@ impl Machine {
     }
 }
 
+/// A disk that is faster than this is none, or does not keep what it says it has kept.
+const TOO_FAST: Duration = Duration::from_micros(10);
+
 /// The median time to write and flush a block in this folder.
-fn flush_time(folder: &Path) -> Result<Duration> {
+pub fn flush_time(folder: &Path) -> Result<Duration> {
     let path = folder.join("flush-probe");
     let mut file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut times = Vec::with_capacity(FLUSHES);

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context as _, Result, bail};
 use bench_tests::{
     Scale,
-    machine::Machine,
+    machine::{Machine, flush_time},
     peers::{self, Peer},
     report::{self, Line},
     rig::Rig,
@@ -80,13 +80,33 @@ async fn measure(cli: Cli) -> Result<()> {
     let machine = Machine::look(&bench.rig).await?;
     println!("{}\n{reps} repetitions{}\n", machine.line(), if cli.quick { ", small counts" } else { "" });
 
-    let (started, mut lines) = (Instant::now(), Vec::<Line>::new());
+    if let Some(warning) = machine.warning() {
+        println!("{warning}\n");
+    }
+
+    let (started, mut lines, mut notes, mut failed) =
+        (Instant::now(), Vec::<Line>::new(), Vec::new(), Vec::new());
     for row in rows {
         let began = Instant::now();
-        let measured = row.measure(&bench).await.with_context(|| format!("{row:?}"))?;
-        println!("{row:?} in {:.0} s", began.elapsed().as_secs_f64());
-        println!("{}", report::table(&measured));
-        lines.extend(measured);
+        let measured = row.measure(&bench).await;
+        // A disk that others use meanwhile is the commonest reason for strange figures.
+        let seconds = began.elapsed().as_secs_f64();
+        let fsync_us = flush_time(bench.rig.folder())?.as_secs_f64() * 1e6;
+        println!("{row:?} in {seconds:.0} s; 4 kB flushed in {fsync_us:.0} µs afterwards");
+        let error = match measured {
+            Ok(measured) => {
+                println!("{}", report::table(&measured));
+                lines.extend(measured);
+                None
+            }
+            Err(error) => {
+                println!("{row:?} could not be measured: {error:#}\n");
+                failed.push(format!("{row:?}"));
+                Some(format!("{error:#}"))
+            }
+        };
+        let row = format!("{row:?}");
+        notes.push(json!({ "row": row, "seconds": seconds, "fsync_us": fsync_us, "error": error }));
     }
     // Their servers are theirs.
     drop(bench);
@@ -103,6 +123,7 @@ async fn measure(cli: Cli) -> Result<()> {
         "quick": cli.quick,
         "full": cli.full,
         "repetitions": reps,
+        "rows": notes,
         "lines": lines.iter().map(Line::to_json).collect::<Vec<_>>(),
         "peers": results,
     });
@@ -112,5 +133,8 @@ async fn measure(cli: Cli) -> Result<()> {
     fs::write(&cli.out, serde_json::to_string_pretty(&document)?)
         .with_context(|| format!("cannot write {}", cli.out.display()))?;
     println!("{} figures in {}; {:.0} s", lines.len(), cli.out.display(), started.elapsed().as_secs_f64());
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
     Ok(())
 }

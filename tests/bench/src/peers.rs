@@ -27,6 +27,7 @@ pub enum Peer {
     /// graphile-worker on Node, with its local queue
     Graphile,
     /// graphile_worker in Rust, with its local queue
+    #[value(name = "gw_rust")]
     GwRust,
     /// pg-boss
     Pgboss,

@@ -32,6 +32,8 @@ pub(crate) const LOOK: Duration = Duration::from_millis(2);
 pub(crate) const GLANCE: Duration = Duration::from_millis(5);
 /// How long a process may take to start.
 const START: Duration = Duration::from_secs(30);
+/// Lines of a process's log that are shown.
+const COMPLAINTS: usize = 3;
 /// Tasks of one statement when the store is filled.
 const BATCH: usize = 500;
 
@@ -356,10 +358,19 @@ fn alive(program: &mut Program, name: &str, began: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Ends a process in good order.
+/// Ends a process in good order, and shows what it had to complain about: it may explain a figure.
 pub async fn stop(mut program: Program) {
     program.terminate();
     program.ends_within(START).await;
+    let log = program.log();
+    let complaints: Vec<_> =
+        log.lines().filter(|line| [" WARN ", " ERROR "].iter().any(|level| line.contains(level))).collect();
+    for complaint in complaints.iter().take(COMPLAINTS) {
+        println!("  {complaint}");
+    }
+    if complaints.len() > COMPLAINTS {
+        println!("  … and {} more", complaints.len() - COMPLAINTS);
+    }
 }
 
 /// A plain task of this type, in the queue where the API would put it.

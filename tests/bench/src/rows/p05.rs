@@ -31,6 +31,7 @@ struct PickUp {
     started_p50: f64,
     started_p99: f64,
     claimed_p50: f64,
+    claimed_p99: f64,
     answered_p50: f64,
 }
 
@@ -44,6 +45,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
         line("sent → handler starts, p50", |one| one.started_p50).goal(Goal::AtMost(1.5)).id("p5_p50"),
         line("sent → handler starts, p99", |one| one.started_p99).goal(Goal::AtMost(4.0)).id("p5_p99"),
         line("sent → claimed (started_at), p50", |one| one.claimed_p50),
+        line("sent → claimed (started_at), p99", |one| one.claimed_p99),
         line("sent → answered, p50", |one| one.answered_p50),
     ])
 }
@@ -82,6 +84,7 @@ async fn once(bench: &Bench, count: usize) -> Result<PickUp> {
         started_p50: at(&mut started, 0.5)?,
         started_p99: at(&mut started, 0.99)?,
         claimed_p50: at(&mut claimed, 0.5)?,
+        claimed_p99: at(&mut claimed, 0.99)?,
         answered_p50: at(&mut answered, 0.5)?,
     })
 }

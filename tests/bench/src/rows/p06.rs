@@ -4,20 +4,25 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep};
 
 use super::{Bench, column, megabytes, repeat};
 use crate::{
-    PATIENCE, process,
+    process,
     report::{Goal, Line, counted},
     rig::{self, Order},
     types,
 };
 
+/// How often the tasks in flight are counted.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// One repetition.
 #[derive(Debug)]
 struct InFlight {
+    /// How many were seen in flight at once.
+    most: f64,
     /// First handler start → last handler end, in s. Not a number where handlers do not tell.
     handlers: f64,
     /// First handler start → no unfinished row, in s.
@@ -47,6 +52,8 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
             }
         };
         let memory = line("worker memory at most", "MB", |one| one.peak, 22.0);
+        let setting = format!("{what}, at once");
+        lines.push(Line::new("P6", setting, "tasks", column(&all, |one| one.most)));
         lines.extend([
             line("first start → last end", "s", |one| one.handlers, 5.05),
             line("first start → all settled", "s", |one| one.settled, 5.3),
@@ -77,17 +84,24 @@ async fn once(bench: &Bench, task_type: &str, input: &str, count: usize) -> Resu
     let concurrency = count.to_string();
     let settings = [("WORKER_CONCURRENCY", &*concurrency), ("WORKER_QUEUES", task.queue.as_str())];
     let worker = bench.rig.measuring_worker(&database, Order::Redis, &settings).await?;
-    let began = Instant::now();
-    let held = "SELECT count(*) FROM live WHERE worker IS NOT NULL";
-    let wanted = i64::try_from(count)?;
-    while rig::number(&mut connection, held).await? < wanted {
-        let ended = rig::number(&mut connection, "SELECT count(*) FROM outcome").await?;
-        if ended > 0 || began.elapsed() > PATIENCE {
-            bail!("{ended} of {count} tasks ended before all were in flight");
+    let (mut most, mut memory) = (0, 0);
+    let (wanted, began) = (i64::try_from(count)?, Instant::now());
+    while most < wanted {
+        let (held, ended): (i64, bool) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM live WHERE worker IS NOT NULL), EXISTS (SELECT FROM outcome)",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        if held > most {
+            (most, memory) = (held, process::memory(worker.program.id())?.now);
         }
-        sleep(Duration::from_millis(100)).await;
+        if ended {
+            // The first end before the last begin: not all fit in.
+            break;
+        }
+        rig::in_time(began, "no task has started and ended")?;
+        sleep(LOOK).await;
     }
-    let memory = process::memory(worker.program.id())?.now;
     let end = database.drained(&mut connection, last).await?;
     let peak = process::memory(worker.program.id())?.peak;
     rig::stop(worker.program).await;
@@ -102,6 +116,7 @@ async fn once(bench: &Bench, task_type: &str, input: &str, count: usize) -> Resu
     .context("the outcomes cannot be read")?;
     let seconds = |from: i64, to: i64| (to - from) as f64 / 1e6;
     Ok(InFlight {
+        most: most as f64,
         handlers: first.zip(ended).map_or(f64::NAN, |(first, ended)| seconds(first, ended)),
         settled: seconds(first.unwrap_or(claimed), end),
         memory: megabytes(memory),

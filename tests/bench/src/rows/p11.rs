@@ -66,6 +66,7 @@ struct Talking {
 /// One repetition of P1 with and without readers.
 #[derive(Debug)]
 struct Beside {
+    /// The mean of the time before they came and the time after they left: processes and tables change with their age.
     without: f64,
     with: f64,
 }
@@ -135,7 +136,7 @@ async fn beside(bench: &Bench, readers: usize, count: usize) -> Result<Beside> {
     let mut connection = database.connect().await?;
     let warm = load::submit(api.server, &load::submission(NOOP_BODY), WARM_UP, CONNECTIONS).await?;
     database.drained(&mut connection, warm.last).await?;
-    let without = p01::flood(&database, &mut connection, api.server, count, CONNECTIONS).await?;
+    let before = p01::flood(&database, &mut connection, api.server, count, CONNECTIONS).await?;
     let talks = talk(api.server, SELDOM).await?;
     let mut audience = Audience::seat(api.server, &talks, readers).await?;
     let with = p01::flood(&database, &mut connection, api.server, count, CONNECTIONS).await?;
@@ -143,7 +144,9 @@ async fn beside(bench: &Bench, readers: usize, count: usize) -> Result<Beside> {
     if audience.heard() == 0 {
         bail!("the readers heard nothing");
     }
-    Ok(Beside { without: without.rate, with: with.rate })
+    drop(audience);
+    let after = p01::flood(&database, &mut connection, api.server, count, CONNECTIONS).await?;
+    Ok(Beside { without: f64::midpoint(before.rate, after.rate), with: with.rate })
 }
 
 /// Submits the tasks that talk; answers their numbers.
