@@ -18,6 +18,9 @@ use crate::{
 /// Tasks before the clock starts: connections are open and plans are made.
 pub(super) const WARM_UP: usize = 500;
 
+/// A worker that is so far behind the API has not merely been busy: see [`tell_the_pace`].
+const STALL: Duration = Duration::from_secs(1);
+
 /// One repetition.
 #[derive(Debug)]
 pub(super) struct EndToEnd {
@@ -25,6 +28,8 @@ pub(super) struct EndToEnd {
     pub(super) rate: f64,
     /// Submissions per second until all are accepted.
     pub(super) accepted: f64,
+    /// From the last answer until all have completed, in s.
+    pub(super) lag: f64,
     /// Of a submission, in ms.
     pub(super) p50: f64,
     /// Of a submission, in ms.
@@ -45,6 +50,7 @@ impl EndToEnd {
             p50: stats::ms(at(0.5)?),
             p99: stats::ms(at(0.99)?),
             rate: stats::rate(count, took),
+            lag: (took - submitted.took).as_secs_f64(),
             accepted: stats::rate(count, submitted.took),
             costs: spent.into_iter().map(|(who, seconds)| (who, seconds * 1e6 / count as f64)).collect(),
         })
@@ -74,6 +80,7 @@ pub(super) fn lines_of(row: &'static str, what: &str, ids: [&'static str; 2], al
     let mut lines = vec![
         line("end to end", "tasks/s", &|one| one.rate).id(ids[0]),
         line("accepted", "tasks/s", &|one| one.accepted),
+        line("last answer → all completed", "s", &|one| one.lag),
         line("submit p50", "ms", &|one| one.p50),
         line("submit p99", "ms", &|one| one.p99).id(ids[1]),
     ];
@@ -124,5 +131,23 @@ pub(super) async fn flood(
     let generator = process::processor(std::process::id())? - spent;
     database.drained_after(connection, before, submitted.last).await?;
     let took = submitted.began.elapsed();
+    if took > submitted.took + STALL {
+        tell_the_pace(connection, before, took - submitted.took).await?;
+    }
     EndToEnd::new(submitted, took, vec![("the generator", generator)])
+}
+
+/// Shows how many tasks ended in each half second: where it stood still, and where it was only slow.
+async fn tell_the_pace(connection: &mut PgConnection, first: i64, lag: Duration) -> Result<()> {
+    let ended: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT (extract(epoch FROM ended_at - (SELECT min(ended_at) FROM outcome WHERE task > $1)) * 2)::bigint AS half,
+            count(*) FROM outcome WHERE task > $1 GROUP BY half ORDER BY half",
+    )
+    .bind(first)
+    .fetch_all(connection)
+    .await?;
+    let pace: Vec<_> =
+        ended.iter().map(|(half, count)| format!("{:.1} s: {count}", *half as f64 / 2.0)).collect();
+    println!("  the worker was {:.1} s behind; tasks ended by time: {}", lag.as_secs_f64(), pace.join(", "));
+    Ok(())
 }
