@@ -1,8 +1,42 @@
 //! Keeping the order in step with the store: after a commit, and when something was lost on the way.
 
+use std::sync::Arc;
+
 use domain::{QueueName, Suspicion};
 
-use crate::ports::{Order, Signal, Signals, Store, StoreError, Waiting};
+use crate::{
+    combine::{Combiner, Together},
+    ports::{Order, Signal, Signals, Store, StoreError, Waiting},
+};
+
+/// Announces beside its callers, and together what comes at the same time. What goes wrong is repaired by the workers'
+/// own look at the store: it fails no submission, and a slow order holds none up.
+#[derive(Clone)]
+pub(crate) struct Announcer(Combiner<Waiting, ()>);
+
+impl Announcer {
+    pub(crate) fn new(order: Option<Arc<dyn Order>>, signals: Arc<dyn Signals>) -> Self {
+        Self(Combiner::new(Together { most: 2_000, calls: 1 }, move |waiting: Vec<Waiting>| {
+            let (order, signals) = (order.clone(), Arc::clone(&signals));
+            async move {
+                announce_waiting(order.as_deref(), signals.as_ref(), &waiting).await;
+                Ok(vec![(); waiting.len()])
+            }
+        }))
+    }
+
+    /// Has these announced soon.
+    pub(crate) fn announce(&self, waiting: Vec<Waiting>) {
+        if !waiting.is_empty() {
+            self.0.leave(waiting);
+        }
+    }
+
+    /// Waits until what was left here so far has been announced.
+    pub(crate) async fn announced(&self) {
+        self.0.idle().await;
+    }
+}
 
 /// After the store's commit: the order first, so that whoever wakes finds something.
 pub(crate) async fn announce_waiting(order: Option<&dyn Order>, signals: &dyn Signals, waiting: &[Waiting]) {

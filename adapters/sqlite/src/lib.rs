@@ -8,7 +8,6 @@ mod attempts;
 mod cancel;
 mod claim;
 mod clock;
-mod combine;
 mod delete;
 mod ending;
 mod error;

@@ -38,7 +38,7 @@ impl TaskStore for SqliteStore {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
-        self.submissions.submit(tasks.to_vec()).await
+        self.submissions.call(tasks.to_vec()).await
     }
 
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {

@@ -1,29 +1,40 @@
 //! The store itself: one writer, a few readers.
 
-use std::{path::Path, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
-use application::ports::StoreError;
+use application::{
+    combine::{Combiner, Together},
+    ports::{StoreError, Submitted},
+};
 use async_trait::async_trait;
-use domain::Timestamp;
+use domain::{NewTask, Timestamp};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use crate::{
     clock::Clock,
-    combine::Combiner,
     error::store_error,
     open::{self, OpenError, SqliteOptions},
+    submit::Submit,
     writer::{Change, Writer},
 };
+
+/// Submissions that arrive while one is being stored are stored together in the next statement.
+const TOGETHER: Together = Together { most: 500, calls: 1 };
 
 /// The task store in one SQLite file, which belongs to this process while it is open. Share it in an `Arc`.
 ///
 /// A call that is dropped half way is carried out all the same: a change lands whole or not at all.
-#[derive(Debug)]
 pub struct SqliteStore {
-    pub(crate) submissions: Combiner,
+    pub(crate) submissions: Combiner<NewTask, Submitted>,
     writer: Arc<Writer>,
     readers: SqlitePool,
     clock: Clock,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
 }
 
 impl SqliteStore {
@@ -47,7 +58,13 @@ impl SqliteStore {
     async fn open_with(path: &Path, options: SqliteOptions, clock: Clock) -> Result<Self, OpenError> {
         let opened = open::open(path, &options).await?;
         let writer = Arc::new(Writer::start(opened.writer, opened.lock, opened.last_task, clock.clone()));
-        let submissions = Combiner::start(writer.clone());
+        let submissions = Combiner::new(TOGETHER, {
+            let writer = writer.clone();
+            move |tasks| {
+                let writer = writer.clone();
+                async move { writer.submit(Submit { tasks }).await }
+            }
+        });
         Ok(Self { submissions, writer, readers: opened.readers, clock })
     }
 

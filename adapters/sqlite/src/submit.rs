@@ -1,7 +1,5 @@
 //! Submitting tasks.
 
-use std::sync::Arc;
-
 use application::ports::{Receipt, StoreError, Submitted};
 use async_trait::async_trait;
 use domain::{NewTask, Start, Status, TaskId};
@@ -17,7 +15,7 @@ use crate::{
 
 /// Stores tasks, all or none.
 pub(crate) struct Submit {
-    pub(crate) tasks: Arc<Vec<NewTask>>,
+    pub(crate) tasks: Vec<NewTask>,
 }
 
 /// A submission on its way into the table.

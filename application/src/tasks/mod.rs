@@ -15,6 +15,7 @@ pub use watch::TaskEvent;
 
 use self::backlog::Backlog;
 use crate::{
+    ordering::Announcer,
     ports::{
         CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Signal, Signals, StoreError,
         TaskFilter, TaskStore,
@@ -36,6 +37,7 @@ pub struct Tasks {
     registry: Arc<Registry>,
     routes: Arc<Routes>,
     backlog: Arc<Backlog>,
+    announcer: Announcer,
 }
 
 /// How a dependency fares.
@@ -60,7 +62,13 @@ impl Tasks {
         registry: Arc<Registry>,
         routes: Arc<Routes>,
     ) -> Self {
-        Self { store, order, signals, registry, routes, backlog: Arc::default() }
+        let announcer = Announcer::new(order.clone(), Arc::clone(&signals));
+        Self { store, order, signals, registry, routes, backlog: Arc::default(), announcer }
+    }
+
+    /// Waits until what was submitted so far has been announced to the workers: for the end of a process, and for tests.
+    pub async fn announced(&self) {
+        self.announcer.announced().await;
     }
 
     /// Bounds how many tasks each tenant may have waiting (SCHEDULED and PENDING); `None` for no bound. Counts are half a

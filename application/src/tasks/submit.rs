@@ -1,6 +1,6 @@
 //! Submission: check, route, store durably, then announce.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use domain::{
     Idempotency, Json, Limits, NewTask, Priority, QueueName, Start, Status, Suspicion, Task, TaskId,
@@ -8,13 +8,7 @@ use domain::{
 };
 
 use super::Tasks;
-use crate::{
-    ordering::announce_waiting,
-    ports::{Receipt, StoreError, Submitted, Waiting},
-};
-
-/// How long a submission's answer waits for the order to take it.
-const PATIENCE_WITH_THE_ORDER: Duration = Duration::from_millis(50);
+use crate::ports::{Receipt, StoreError, Submitted, Waiting};
 
 /// What a client asks for. Names and numbers are valid already; what depends on the task type is checked here.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,7 +140,7 @@ impl Tasks {
                 },
             });
         }
-        self.announce(&admissions).await;
+        self.announce(&admissions);
         Ok(admissions)
     }
 
@@ -185,29 +179,19 @@ impl Tasks {
         if older.is_empty() { Ok(Vec::new()) } else { self.store.read(tenant, &older).await }
     }
 
-    /// Puts tasks that wait in the order and wakes workers. What goes wrong here is repaired by the workers' own look at
-    /// the store, so it fails no submission, and a slow order holds none up: it goes on beside the answer.
-    async fn announce(&self, admissions: &[Admission]) {
+    /// Puts tasks that wait in the order and wakes workers, beside the answer.
+    fn announce(&self, admissions: &[Admission]) {
         let created = admissions.iter().filter_map(|admission| match admission {
             Admission::Created(task) => Some(task),
             Admission::Replayed(_) | Admission::Existing(_) | Admission::KeyReused(_) => None,
         });
-        let waiting: Vec<Waiting> = created
-            .filter(|task| task.status == Status::Pending)
-            .map(|task| Waiting {
-                id: task.id,
-                queue: task.queue.clone(),
-                priority: task.priority,
-                suspicion: Suspicion::None,
-            })
-            .collect();
-        if waiting.is_empty() {
-            return;
-        }
-        let (order, signals) = (self.order.clone(), Arc::clone(&self.signals));
-        let announcing =
-            tokio::spawn(async move { announce_waiting(order.as_deref(), signals.as_ref(), &waiting).await });
-        let _ = tokio::time::timeout(PATIENCE_WITH_THE_ORDER, announcing).await;
+        let waiting = created.filter(|task| task.status == Status::Pending).map(|task| Waiting {
+            id: task.id,
+            queue: task.queue.clone(),
+            priority: task.priority,
+            suspicion: Suspicion::None,
+        });
+        self.announcer.announce(waiting.collect());
     }
 
     fn admit(&self, tenant: &Tenant, submission: Submission, invalid: &mut Vec<InvalidField>) -> NewTask {

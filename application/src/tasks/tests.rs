@@ -91,9 +91,9 @@ async fn what_waits_is_ordered_and_announced_after_it_is_stored() {
         .times(1)
         .returning(|_| ());
     let later = Submission { start: Start::After(Duration::from_secs(9)), ..noop() };
-    let submitted =
-        tasks(taking(), Some(order), signals).submit(&Tenant::default(), vec![noop(), later]).await;
-    let submitted = created(submitted);
+    let tasks = tasks(taking(), Some(order), signals);
+    let submitted = created(tasks.submit(&Tenant::default(), vec![noop(), later]).await);
+    tasks.announced().await;
     assert_eq!(
         submitted.iter().map(|task| task.status).collect::<Vec<_>>(),
         [Status::Pending, Status::Scheduled]
@@ -105,8 +105,10 @@ async fn what_waits_is_ordered_and_announced_after_it_is_stored() {
 async fn a_submission_succeeds_while_the_order_is_away() {
     let mut order = MockOrder::new();
     order.expect_push().times(1).returning(|_| Err(StoreError::Unavailable("connection refused".into())));
-    let submitted = tasks(taking(), Some(order), silent()).submit(&Tenant::default(), vec![noop()]).await;
+    let tasks = tasks(taking(), Some(order), silent());
+    let submitted = tasks.submit(&Tenant::default(), vec![noop()]).await;
     assert_eq!(created(submitted)[0].id, TaskId(1));
+    tasks.announced().await;
 }
 
 #[tokio::test]
