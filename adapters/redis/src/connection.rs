@@ -152,6 +152,7 @@ impl Shared {
         connection.broken = true;
         let answer = ask.send(&mut connection).await;
         connection.broken = answer.as_ref().is_err_and(breaks_connection);
+        connection.answered = Instant::now();
         answer.map_err(Trouble::Answer)
     }
 }

@@ -45,6 +45,11 @@ impl Keys {
         format!("{}work", self.base)
     }
 
+    /// The channel of whoever listens to a task, whichever.
+    pub(crate) fn states_channel(&self) -> String {
+        format!("{}states", self.base)
+    }
+
     /// The channel of one task's listeners.
     pub(crate) fn task_channel(&self, task: TaskId) -> String {
         format!("{}task:{task}", self.base)

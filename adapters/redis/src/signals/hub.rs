@@ -123,6 +123,11 @@ impl Hub {
         gone
     }
 
+    /// Whether nobody listens to any task.
+    pub(super) fn has_no_readers(&self) -> bool {
+        lock(&self.listeners).by_task.is_empty()
+    }
+
     pub(super) fn connected(&self) -> bool {
         self.connected.load(Ordering::Acquire)
     }

@@ -63,7 +63,7 @@ async fn session(
     let options = redis.options();
     let connection = in_time(options.connect_timeout, "connect", redis.client().get_async_pubsub()).await?;
     let (sink, mut news) = connection.split();
-    let mut channels = Channels { redis, sink };
+    let mut channels = Channels { redis, sink, hears_states: false };
     channels.subscribe_work().await?;
     channels.subscribe(hub, &hub.take_all()).await?;
     hub.set_connected(true);
@@ -83,7 +83,7 @@ async fn session(
             _ = ping.tick() => {
                 in_time(options.ping_every, "PING", channels.sink.ping::<redis::Value>()).await?;
             }
-            _ = sweep.tick() => channels.unsubscribe(&hub.sweep()).await?,
+            _ = sweep.tick() => channels.unsubscribe(hub, &hub.sweep()).await?,
         }
     }
 }
@@ -97,6 +97,8 @@ fn ticks(every: Duration) -> tokio::time::Interval {
 struct Channels<'a> {
     redis: &'a Redis,
     sink: PubSubSink,
+    /// Only while somebody listens to a task: they are many.
+    hears_states: bool,
 }
 
 impl Channels<'_> {
@@ -106,6 +108,11 @@ impl Channels<'_> {
     }
 
     async fn subscribe(&mut self, hub: &Hub, tasks: &[TaskId]) -> Result<(), Lost> {
+        if !tasks.is_empty() && !self.hears_states {
+            let channel = self.redis.keys().states_channel();
+            in_time(self.redis.options().response_timeout, "SUBSCRIBE", self.sink.subscribe(channel)).await?;
+            self.hears_states = true;
+        }
         for tasks in tasks.chunks(SUBSCRIBE_AT_ONCE) {
             let channels = self.names(tasks);
             in_time(self.redis.options().response_timeout, "SUBSCRIBE", self.sink.subscribe(channels))
@@ -115,7 +122,13 @@ impl Channels<'_> {
         Ok(())
     }
 
-    async fn unsubscribe(&mut self, tasks: &[TaskId]) -> Result<(), Lost> {
+    async fn unsubscribe(&mut self, hub: &Hub, tasks: &[TaskId]) -> Result<(), Lost> {
+        if self.hears_states && hub.has_no_readers() {
+            let channel = self.redis.keys().states_channel();
+            in_time(self.redis.options().response_timeout, "UNSUBSCRIBE", self.sink.unsubscribe(channel))
+                .await?;
+            self.hears_states = false;
+        }
         for tasks in tasks.chunks(SUBSCRIBE_AT_ONCE) {
             let channels = self.names(tasks);
             in_time(self.redis.options().response_timeout, "UNSUBSCRIBE", self.sink.unsubscribe(channels))

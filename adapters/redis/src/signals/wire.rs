@@ -3,7 +3,10 @@
 //! A message of another version, and a piece of news of an unknown kind, are skipped: versions N and N-1 of the product
 //! run side by side during an upgrade.
 
-use std::collections::HashMap;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+};
 
 use application::ports::{ChunkRecord, Signal};
 use domain::{Progress, QueueName, Status, TaskId};
@@ -35,7 +38,11 @@ enum News {
     State {
         task: i64,
         attempt: u32,
-        status: String,
+        status: Cow<'static, str>,
+    },
+    /// Task, attempt and status of each.
+    States {
+        tasks: Vec<(i64, u32, Cow<'static, str>)>,
     },
     Progress {
         task: i64,
@@ -55,27 +62,56 @@ enum News {
     Unknown,
 }
 
-/// One message per channel, with its signals in order.
+/// Who a piece of news is for.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Audience {
+    Workers,
+    /// Whoever listens to any task: states come by the thousand, and nearly all of them are of tasks that nobody watches.
+    AllReaders,
+    Readers(TaskId),
+}
+
+/// One message per channel. The signals of one task are in order, and on one channel; all of them but its states are on
+/// its own.
 pub(super) fn encode(keys: &Keys, origin: &Origin, signals: Vec<Signal>) -> Vec<(String, String)> {
-    let mut channels: Vec<(Option<TaskId>, Vec<News>)> = Vec::new();
-    let mut place: HashMap<Option<TaskId>, usize> = HashMap::new();
+    let told: HashSet<TaskId> = signals.iter().filter_map(talkative).collect();
+    let mut states = Vec::new();
+    let mut channels: BTreeMap<Audience, Vec<News>> = BTreeMap::new();
     for signal in signals {
-        let (task, news) = News::of(signal);
-        let at = *place.entry(task).or_insert_with(|| {
-            channels.push((task, Vec::new()));
-            channels.len() - 1
-        });
-        channels[at].1.push(news);
+        if let Signal::State { task, attempt, status } = signal
+            && !told.contains(&task)
+        {
+            states.push((task.0, attempt, Cow::Borrowed(status.as_str())));
+            continue;
+        }
+        let (audience, news) = News::of(signal);
+        channels.entry(audience).or_default().push(news);
+    }
+    if !states.is_empty() {
+        channels.insert(Audience::AllReaders, vec![News::States { tasks: states }]);
     }
     channels
         .into_iter()
-        .filter_map(|(task, news)| {
-            let channel = task.map_or_else(|| keys.work_channel(), |task| keys.task_channel(task));
+        .filter_map(|(audience, news)| {
+            let channel = match audience {
+                Audience::Workers => keys.work_channel(),
+                Audience::AllReaders => keys.states_channel(),
+                Audience::Readers(task) => keys.task_channel(task),
+            };
             // Numbers and texts always have a JSON form; should that change, it is news, not the truth.
             let news = serde_json::to_string(&news).ok()?;
             Some((channel, format!("{VERSION} {} {news}", origin.0)))
         })
         .collect()
+}
+
+/// The task, where it has more to tell than its state.
+fn talkative(signal: &Signal) -> Option<TaskId> {
+    match signal {
+        Signal::Progress { task, .. } => Some(*task),
+        Signal::Chunk(chunk) => Some(chunk.task),
+        Signal::Work(_) | Signal::Cancel(_) | Signal::State { .. } => None,
+    }
 }
 
 /// The signals of a message from another process; none of our own, and none that we do not understand.
@@ -88,7 +124,7 @@ pub(super) fn decode(message: &[u8], own: &Origin) -> Vec<Signal> {
         return Vec::new();
     }
     match serde_json::from_str::<Vec<News>>(news) {
-        Ok(news) => news.into_iter().filter_map(News::into_signal).collect(),
+        Ok(news) => news.into_iter().flat_map(News::into_signals).collect(),
         Err(error) => {
             tracing::debug!(%error, "skipped a message that cannot be read");
             Vec::new()
@@ -102,44 +138,47 @@ fn split(message: &[u8]) -> Option<(&str, &str)> {
 }
 
 impl News {
-    /// With the task whose listeners it is for; `None` is for workers.
-    fn of(signal: Signal) -> (Option<TaskId>, Self) {
+    fn of(signal: Signal) -> (Audience, Self) {
         match signal {
             Signal::Work(queues) => {
-                (None, Self::Work { queues: queues.iter().map(|queue| queue.as_str().to_owned()).collect() })
+                let queues = queues.iter().map(|queue| queue.as_str().to_owned()).collect();
+                (Audience::Workers, Self::Work { queues })
             }
             Signal::Cancel(tasks) => {
-                (None, Self::Cancel { tasks: tasks.into_iter().map(|task| task.0).collect() })
+                (Audience::Workers, Self::Cancel { tasks: tasks.into_iter().map(|task| task.0).collect() })
             }
             Signal::State { task, attempt, status } => {
-                (Some(task), Self::State { task: task.0, attempt, status: status.as_str().to_owned() })
+                let status = Cow::Borrowed(status.as_str());
+                (Audience::Readers(task), Self::State { task: task.0, attempt, status })
             }
             Signal::Progress { task, attempt, progress: Progress { current, total, message } } => {
-                (Some(task), Self::Progress { task: task.0, attempt, current, total, message })
+                (Audience::Readers(task), Self::Progress { task: task.0, attempt, current, total, message })
             }
             Signal::Chunk(ChunkRecord { task, attempt, seq, text }) => {
-                (Some(task), Self::Chunk { task: task.0, attempt, seq, text })
+                (Audience::Readers(task), Self::Chunk { task: task.0, attempt, seq, text })
             }
         }
     }
 
-    fn into_signal(self) -> Option<Signal> {
+    fn into_signals(self) -> Vec<Signal> {
+        let state = |(task, attempt, status): (i64, u32, Cow<'static, str>)| {
+            Some(Signal::State { task: TaskId(task), attempt, status: Status::parse(&status)? })
+        };
         match self {
             Self::Work { queues } => {
-                Some(Signal::Work(queues.iter().filter_map(|queue| QueueName::new(queue).ok()).collect()))
+                vec![Signal::Work(queues.iter().filter_map(|queue| QueueName::new(queue).ok()).collect())]
             }
-            Self::Cancel { tasks } => Some(Signal::Cancel(tasks.into_iter().map(TaskId).collect())),
-            Self::State { task, attempt, status } => {
-                Some(Signal::State { task: TaskId(task), attempt, status: Status::parse(&status)? })
-            }
+            Self::Cancel { tasks } => vec![Signal::Cancel(tasks.into_iter().map(TaskId).collect())],
+            Self::State { task, attempt, status } => state((task, attempt, status)).into_iter().collect(),
+            Self::States { tasks } => tasks.into_iter().filter_map(state).collect(),
             Self::Progress { task, attempt, current, total, message } => {
                 let progress = Progress::new(current, total, message.as_deref());
-                Some(Signal::Progress { task: TaskId(task), attempt, progress })
+                vec![Signal::Progress { task: TaskId(task), attempt, progress }]
             }
             Self::Chunk { task, attempt, seq, text } => {
-                Some(Signal::Chunk(ChunkRecord { task: TaskId(task), attempt, seq, text }))
+                vec![Signal::Chunk(ChunkRecord { task: TaskId(task), attempt, seq, text })]
             }
-            Self::Unknown => None,
+            Self::Unknown => Vec::new(),
         }
     }
 }
@@ -175,6 +214,25 @@ mod tests {
         for (_, message) in messages {
             assert!(decode(message.as_bytes(), &sender).is_empty(), "own news were delivered already");
         }
+    }
+
+    #[test]
+    fn states_of_tasks_that_tell_nothing_else_share_a_channel() {
+        let (keys, sender, receiver) = (Keys::new("p"), Origin::new(1), Origin::new(2));
+        let state = |task, status| Signal::State { task: TaskId(task), attempt: 1, status };
+        let chunk = Signal::Chunk(ChunkRecord { task: TaskId(8), attempt: 1, seq: 1, text: "a".into() });
+        let signals = vec![
+            state(7, Status::Processing),
+            chunk.clone(),
+            state(7, Status::Completed),
+            state(8, Status::Completed),
+        ];
+        let messages = encode(&keys, &sender, signals);
+        let channels: Vec<_> = messages.iter().map(|(channel, _)| channel.as_str()).collect();
+        assert_eq!(channels, ["{p}:v1:states", "{p}:v1:task:8"]);
+        let got: Vec<_> = messages.iter().map(|(_, message)| decode(message.as_bytes(), &receiver)).collect();
+        assert_eq!(got[0], [state(7, Status::Processing), state(7, Status::Completed)]);
+        assert_eq!(got[1], [chunk, state(8, Status::Completed)], "the end comes after what it ends");
     }
 
     #[test]
