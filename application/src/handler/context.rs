@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use domain::{Priority, Progress, QueueName, TaskId, TaskType, Tenant, Timestamp, WorkerName};
-use tokio_util::sync::CancellationToken;
 
-use super::recorder::Recorder;
+use super::running::RunningAttempt;
 
 /// The task that a handler runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,37 +31,32 @@ pub struct TaskInfo {
 
 /// A handler's link to the runner. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct TaskContext {
-    pub(crate) info: Arc<TaskInfo>,
-    pub(crate) recorder: Arc<Recorder>,
-    pub(crate) soft_limit: CancellationToken,
-    pub(crate) gone: CancellationToken,
-}
+pub struct TaskContext(pub(crate) Arc<RunningAttempt>);
 
 impl TaskContext {
     /// The task.
     pub fn task(&self) -> &TaskInfo {
-        &self.info
+        &self.0.info
     }
 
     /// Reports how far the work has come. Cheap: only the last report within some milliseconds travels on.
     pub fn progress(&self, current: u64, total: u64, message: Option<&str>) {
-        self.recorder.progress(&self.info, Progress::new(current, total, message));
+        self.0.recorder.progress(&self.0, Progress::new(current, total, message));
     }
 
     /// Adds to the live output. Pieces are joined for some milliseconds before they travel on.
     pub fn chunk(&self, text: &str) {
-        self.recorder.chunk(&self.info, text);
+        self.0.recorder.chunk(&self.0, text);
     }
 
     /// Resolves when the soft time limit has passed: return what there is, or an error.
     pub async fn soft_limit_passed(&self) {
-        self.soft_limit.cancelled().await;
+        self.0.soft_limit_passed().await;
     }
 
     /// Whether nobody wants the result any more (cancelled, timed out, drained). Async handlers are simply dropped
     /// then; blocking ones should look here now and then.
     pub fn is_cancelled(&self) -> bool {
-        self.gone.is_cancelled()
+        self.0.is_over()
     }
 }

@@ -2,6 +2,8 @@
 
 mod context;
 mod recorder;
+mod running;
 
 pub use context::{TaskContext, TaskInfo};
 pub(crate) use recorder::{Leftover, Recorder};
+pub(crate) use running::{RunningAttempt, Stop};

@@ -10,7 +10,7 @@ use domain::{Progress, TaskId, WorkerId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::TaskInfo;
+use super::running::RunningAttempt;
 use crate::ports::{ChunkRecord, ProgressRecord, Signal, Signals, Store};
 
 /// Pieces of output that come within this time are joined into one chunk.
@@ -42,7 +42,6 @@ struct Open {
     progress: Option<Progress>,
     progress_unannounced: bool,
     progress_unstored: bool,
-    ever_reported: bool,
 }
 
 /// What an ended attempt has reported and the store does not have yet.
@@ -59,48 +58,49 @@ impl Recorder {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An attempt starts.
-    pub(crate) fn start(&self, task: TaskId, attempt: u32, worker: WorkerId) {
-        let open = Open {
-            attempt,
-            worker,
-            text: String::new(),
-            next_seq: 1,
-            unannounced: Vec::new(),
-            unstored: Vec::new(),
-            progress: None,
-            progress_unannounced: false,
-            progress_unstored: false,
-            ever_reported: false,
-        };
-        self.open().insert(task, open);
-    }
-
-    pub(crate) fn progress(&self, task: &TaskInfo, progress: Progress) {
-        if let Some(open) = self.open().get_mut(&task.id).filter(|open| open.attempt == task.attempt) {
+    pub(crate) fn progress(&self, attempt: &RunningAttempt, progress: Progress) {
+        self.report(attempt, |open| {
             open.progress = Some(progress);
             open.progress_unannounced = true;
             open.progress_unstored = true;
-            open.ever_reported = true;
-            self.news.notify_one();
-        }
+        });
     }
 
-    pub(crate) fn chunk(&self, task: &TaskInfo, text: &str) {
-        if let Some(open) = self.open().get_mut(&task.id).filter(|open| open.attempt == task.attempt) {
+    pub(crate) fn chunk(&self, attempt: &RunningAttempt, text: &str) {
+        self.report(attempt, |open| {
             open.text.extend(text.chars().filter(|c| *c != '\0'));
-            open.ever_reported = true;
             if open.text.len() >= CHUNK_BYTES {
-                open.close_chunk(task.id);
+                open.close_chunk(attempt.info.id);
             }
+        });
+    }
+
+    /// Takes a report. Most attempts never make one, so that their place is made with the first.
+    fn report(&self, attempt: &RunningAttempt, report: impl FnOnce(&mut Open)) {
+        let number = attempt.info.attempt;
+        let mut all = self.open();
+        if !attempt.may_report() {
+            return;
+        }
+        let open = all.entry(attempt.info.id).or_insert_with(|| Open::new(number, attempt.worker));
+        if open.attempt < number {
+            *open = Open::new(number, attempt.worker);
+        }
+        if open.attempt == number {
+            report(open);
             self.news.notify_one();
         }
     }
 
     /// An attempt ends: nothing more is taken from it. Answers what is left to announce and to store.
-    pub(crate) fn finish(&self, task: TaskId, attempt: u32) -> (Vec<Signal>, Leftover) {
+    pub(crate) fn finish(&self, attempt: &RunningAttempt) -> (Vec<Signal>, Leftover) {
+        attempt.end();
+        if !attempt.has_reported() {
+            return (Vec::new(), Leftover::default());
+        }
+        let (task, number) = (attempt.info.id, attempt.info.attempt);
         let mut all = self.open();
-        if all.get(&task).is_none_or(|open| open.attempt != attempt) {
+        if all.get(&task).is_none_or(|open| open.attempt != number) {
             return (Vec::new(), Leftover::default());
         }
         let Some(mut open) = all.remove(&task) else { return (Vec::new(), Leftover::default()) };
@@ -109,7 +109,7 @@ impl Recorder {
         let leftover = Leftover {
             progress: open.progress_to_store(task).into_iter().collect(),
             chunks: std::mem::take(&mut open.unstored),
-            ever_reported: open.ever_reported,
+            ever_reported: true,
         };
         (signals, leftover)
     }
@@ -200,6 +200,20 @@ impl Recorder {
 }
 
 impl Open {
+    fn new(attempt: u32, worker: WorkerId) -> Self {
+        Self {
+            attempt,
+            worker,
+            text: String::new(),
+            next_seq: 1,
+            unannounced: Vec::new(),
+            unstored: Vec::new(),
+            progress: None,
+            progress_unannounced: false,
+            progress_unstored: false,
+        }
+    }
+
     fn close_chunk(&mut self, task: TaskId) {
         if self.text.is_empty() {
             return;

@@ -2,27 +2,14 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use domain::{ErrorClass, Failure, WorkerId};
+use domain::{Counters, ErrorClass, Failure, Json, Limits};
 use futures_util::FutureExt;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    handler::{Leftover, Recorder, TaskContext, TaskInfo},
-    ports::{ClaimedTask, Signal},
+    handler::{Leftover, RunningAttempt, Stop, TaskContext},
+    ports::Signal,
     registry::{Output, Registry},
 };
-
-/// Why a running handler is dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// Somebody cancelled the task.
-    Cancel,
-    /// The worker drains and its grace time is over.
-    Release,
-    /// The lease is lost: others may have taken over already.
-    Abandon,
-}
 
 /// How an attempt came to its end.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,70 +18,81 @@ pub(super) enum Ending {
     Stopped(Stop),
 }
 
+/// What is to be run, beside what the attempt itself knows.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) input: Json,
+    pub(super) limits: Limits,
+    pub(super) counters: Counters,
+}
+
 /// An attempt that has ended and is to be settled.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Ended {
-    pub(super) task: ClaimedTask,
-    /// Under whose lease it was claimed; the process may have registered anew since.
-    pub(super) worker: WorkerId,
+    pub(super) attempt: Arc<RunningAttempt>,
+    pub(super) limits: Limits,
+    pub(super) counters: Counters,
     pub(super) ending: Ending,
     pub(super) took: Duration,
     pub(super) leftover: Leftover,
     pub(super) cancel_requested: bool,
 }
 
-/// Runs the handler to its end, or until a limit or `stop` ends it. Answers what is left to announce as well.
+/// Ends an attempt on any path, so that a blocking handler learns of it.
+struct EndOf<'a>(&'a RunningAttempt);
+
+impl Drop for EndOf<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Runs the handler to its end, or until a limit or a stop ends it. Answers what is left to announce as well.
 pub(super) async fn run(
-    task: ClaimedTask,
-    worker: WorkerId,
-    info: Arc<TaskInfo>,
-    registry: Arc<Registry>,
-    recorder: Arc<Recorder>,
-    mut stop: watch::Receiver<Option<Stop>>,
-) -> (Ended, Vec<Signal>) {
+    attempt: Arc<RunningAttempt>,
+    order: Order,
+    registry: &Registry,
+) -> (Box<Ended>, Vec<Signal>) {
     let started = tokio::time::Instant::now();
-    tracing::info!(task_id = task.id.0, attempt = task.counters.attempt, "task started");
-    let soft_limit = CancellationToken::new();
-    let gone = CancellationToken::new();
-    // Set when this function is left on any path, so that a blocking handler learns of it.
-    let _gone_at_the_end = gone.clone().drop_guard();
-    recorder.start(task.id, task.counters.attempt, worker);
-    let context = TaskContext { info, recorder: Arc::clone(&recorder), soft_limit: soft_limit.clone(), gone };
-    let ending = match registry.get(&task.task_type) {
-        None => Ending::Returned(Err(unknown_type(&task))),
-        Some(spec) => {
-            let handler = AssertUnwindSafe(spec.run(context, task.input.clone())).catch_unwind();
+    let Order { input, limits, counters } = order;
+    let info = &attempt.info;
+    tracing::info!(task_id = info.id.0, attempt = info.attempt, "task started");
+    let ending = match (attempt.asked_to_stop(), registry.get(&info.task_type)) {
+        (Some(stop), _) => Ending::Stopped(stop),
+        (None, None) => Ending::Returned(Err(unknown_type(info.task_type.as_str()))),
+        (None, Some(spec)) => {
+            let _end = EndOf(&attempt);
+            let handler = AssertUnwindSafe(spec.run(TaskContext(Arc::clone(&attempt)), input)).catch_unwind();
             tokio::pin!(handler);
-            let hard_deadline = started + task.limits.time_limit;
-            let soft_deadline = task.limits.soft_time_limit.map(|limit| started + limit);
+            let hard_deadline = started + limits.time_limit;
+            let mut soft_deadline = limits.soft_time_limit.map(|limit| started + limit);
             loop {
                 tokio::select! {
                     biased;
                     returned = &mut handler => {
                         break Ending::Returned(returned.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
                     }
-                    asked = stop.wait_for(Option::is_some) => {
-                        break Ending::Stopped(asked.ok().and_then(|stop| *stop).unwrap_or(Stop::Abandon));
-                    }
-                    // Without a soft limit nobody is asked to stop: the hard one ends the handler under its own name.
-                    () = tokio::time::sleep_until(soft_deadline.unwrap_or(hard_deadline)),
-                        if soft_deadline.is_some() && !soft_limit.is_cancelled() => soft_limit.cancel(),
-                    () = tokio::time::sleep_until(hard_deadline) => {
-                        break Ending::Returned(Err(timed_out(task.limits.time_limit)));
+                    stop = attempt.stopped() => break Ending::Stopped(stop),
+                    () = tokio::time::sleep_until(soft_deadline.unwrap_or(hard_deadline)) => {
+                        // Without a soft limit nobody is asked to stop: the hard one ends the handler under its own name.
+                        if soft_deadline.take().is_none() {
+                            break Ending::Returned(Err(timed_out(limits.time_limit)));
+                        }
+                        attempt.pass_soft_limit();
                     }
                 }
             }
         }
     };
-    let (signals, leftover) = recorder.finish(task.id, task.counters.attempt);
+    let (signals, leftover) = attempt.recorder.finish(&attempt);
     let cancel_requested = ending == Ending::Stopped(Stop::Cancel);
-    (Ended { task, worker, ending, took: started.elapsed(), leftover, cancel_requested }, signals)
+    let took = started.elapsed();
+    (Box::new(Ended { attempt, limits, counters, ending, took, leftover, cancel_requested }), signals)
 }
 
-fn unknown_type(task: &ClaimedTask) -> Failure {
+fn unknown_type(task_type: &str) -> Failure {
     let message = format!(
-        "this worker has no handler for the task type {:?}; start a worker that has one, or serve other queues here",
-        task.task_type.as_str()
+        "this worker has no handler for the task type {task_type:?}; start a worker that has one, or serve other queues here"
     );
     Failure::transient("unknown_task_type", message)
 }

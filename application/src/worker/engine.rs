@@ -1,23 +1,30 @@
 //! The loop. Everything that takes time runs beside it and reports back as a [`Message`]; the loop itself only keeps
 //! the books: who runs, what is free, when to look, when to beat.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use domain::{QueueName, Slots, Status, Suspicion, TaskId, WorkerId};
 use tokio::{
-    sync::{broadcast::error::RecvError, mpsc, watch},
+    sync::{broadcast::error::RecvError, mpsc},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Shutdown, WorkerConfig, WorkerPorts, attempt,
-    attempt::{Ended, Stop},
+    attempt::{Ended, Order},
     fetch::{Fetched, Want, fetch},
     settle::{self, Settled},
 };
-use crate::handler::{Recorder, TaskInfo};
-use crate::ports::{ClaimedTask, Signal, StoreError, WorkerProfile};
+use crate::{
+    handler::{Recorder, RunningAttempt, Stop, TaskInfo},
+    ordering::refill,
+    ports::{ClaimedTask, Signal, StoreError, WorkerProfile},
+};
 
 /// How often the loop looks around when nothing else wakes it.
 const TICK: Duration = Duration::from_millis(50);
@@ -33,39 +40,51 @@ const ASK_FOR_CANCELLATIONS: Duration = Duration::from_secs(1);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(250);
 /// The most tasks in one claim.
 const LARGEST_CLAIM: usize = 1000;
+/// How many claims are under way at once while there is plenty to do, and how many settlements.
+const CLAIMS_AT_ONCE: usize = 2;
+const SETTLEMENTS_AT_ONCE: usize = 2;
 
 /// What comes back to the loop.
 enum Message {
     Ended(Box<Ended>),
-    Fetched(WorkerId, Result<Fetched, StoreError>),
+    /// What came of a claim of at most so many.
+    Fetched(WorkerId, usize, Result<Fetched, StoreError>),
+    Refilled(QueueName),
     Settled(Settled),
     Heartbeat(WorkerId, Instant, Result<bool, StoreError>),
     Cancellations(Result<Vec<(TaskId, u32)>, StoreError>),
     Queues(Vec<QueueName>),
 }
 
-struct Running {
-    attempt: u32,
-    stop: watch::Sender<Option<Stop>>,
+/// What every attempt needs to run.
+struct Crew {
+    ports: WorkerPorts,
+    recorder: Arc<Recorder>,
+    /// Bounded by what the loop starts: one message per running task and per operation under way.
+    outbox: mpsc::UnboundedSender<Message>,
 }
 
 pub(super) struct Engine {
     config: WorkerConfig,
-    ports: WorkerPorts,
-    recorder: Arc<Recorder>,
+    crew: Arc<Crew>,
     inbox: mpsc::UnboundedReceiver<Message>,
-    /// Bounded by what the loop starts: one message per running task and per operation under way.
-    outbox: mpsc::UnboundedSender<Message>,
-    running: HashMap<TaskId, Running>,
+    running: HashMap<TaskId, Arc<RunningAttempt>>,
     slots: Slots,
     suspects: RunningSuspects,
     /// Tasks started since the process did.
     started: u64,
     queues: Vec<QueueName>,
-    unsettled: Vec<Ended>,
-    /// Endings that are being settled, and whether that is so.
+    unsettled: VecDeque<Ended>,
+    /// Settlements under way, and the endings in them.
+    settlements: usize,
     settling: usize,
-    fetching: bool,
+    /// Claims under way, and the slots that they may fill.
+    claims: usize,
+    reserved: usize,
+    /// The last claim found as much as it could take.
+    plenty: bool,
+    /// Queues whose window in the order is being filled.
+    refilling: HashSet<QueueName>,
     /// There may be work: claim as soon as there is room.
     news_of_work: bool,
     /// The last claim left out queues or tasks for want of slots: each slot that comes free is news.
@@ -88,18 +107,21 @@ impl Engine {
         let (outbox, inbox) = mpsc::unbounded_channel();
         let now = Instant::now();
         let queues = if config.queues.is_empty() { ports.routes.queues() } else { config.queues.clone() };
+        let crew = Arc::new(Crew { ports, recorder: Arc::default(), outbox });
         Self {
             slots: Slots::new(config.concurrency),
             suspects: RunningSuspects::default(),
             started: 0,
-            recorder: Arc::default(),
             inbox,
-            outbox,
             running: HashMap::new(),
             queues,
-            unsettled: Vec::new(),
+            unsettled: VecDeque::new(),
+            settlements: 0,
             settling: 0,
-            fetching: false,
+            claims: 0,
+            reserved: 0,
+            plenty: false,
+            refilling: HashSet::new(),
             news_of_work: true,
             short_of_slots: false,
             beating: false,
@@ -113,17 +135,17 @@ impl Engine {
             settle_not_before: now,
             order_works: true,
             config,
-            ports,
+            crew,
         }
     }
 
     pub(super) async fn run(mut self, shutdown: Shutdown) {
         let stop_recorder = CancellationToken::new();
-        let (store, signals) = (Arc::clone(&self.ports.store), Arc::clone(&self.ports.signals));
-        tokio::spawn(Arc::clone(&self.recorder).run(store, signals, stop_recorder.clone()));
+        let WorkerPorts { store, signals, .. } = self.crew.ports.clone();
+        tokio::spawn(Arc::clone(&self.crew.recorder).run(store, signals, stop_recorder.clone()));
         let _stop_recorder_at_the_end = stop_recorder.drop_guard();
 
-        let mut news = self.ports.signals.work();
+        let mut news = self.crew.ports.signals.work();
         let mut registered: Option<WorkerId> = None;
         let mut give_back_at: Option<Instant> = None;
         loop {
@@ -144,7 +166,7 @@ impl Engine {
                 && self.running.is_empty()
                 && self.unsettled.is_empty()
                 && self.settling == 0
-                && !self.fetching
+                && self.claims == 0
             {
                 break;
             }
@@ -171,7 +193,7 @@ impl Engine {
                 Some(worker) => {
                     self.beat(worker);
                     self.ask_for_cancellations(worker);
-                    if !draining {
+                    for _ in 0..if draining { 0 } else { CLAIMS_AT_ONCE } {
                         self.fetch(worker);
                     }
                 }
@@ -192,7 +214,7 @@ impl Engine {
             }
         }
         if let Some(worker) = registered
-            && let Err(error) = self.ports.store.retire(worker).await
+            && let Err(error) = self.crew.ports.store.retire(worker).await
         {
             tracing::warn!(%error, "the worker could not sign off; its lease will run out by itself");
         }
@@ -208,13 +230,14 @@ impl Engine {
             lease: self.config.lease.length(),
         };
         let asked = Instant::now();
-        match self.ports.store.register(&profile).await {
+        match self.crew.ports.store.register(&profile).await {
             Ok(worker) => {
                 (self.last_beat, self.next_beat) = (asked, asked + self.config.lease.heartbeat_every());
                 self.next_look = asked;
                 let queues =
                     if self.config.queues.is_empty() { "every queue".into() } else { join(&self.queues) };
-                let types: Vec<_> = self.ports.registry.iter().map(|spec| spec.name().as_str()).collect();
+                let types: Vec<_> =
+                    self.crew.ports.registry.iter().map(|spec| spec.name().as_str()).collect();
                 let (name, concurrency) = (&self.config.name, self.config.concurrency);
                 tracing::info!(%worker, %name, %queues, concurrency, types = types.join(" "), "worker ready");
                 Some(worker)
@@ -235,13 +258,7 @@ impl Engine {
     }
 
     fn stop_all(&self, stop: Stop) {
-        for running in self.running.values() {
-            running.stop.send_if_modified(|current| {
-                let first = current.is_none();
-                *current = current.or(Some(stop));
-                first
-            });
-        }
+        self.running.values().for_each(|attempt| attempt.stop(stop));
     }
 
     fn beat(&mut self, worker: WorkerId) {
@@ -251,7 +268,7 @@ impl Engine {
         }
         self.beating = true;
         self.next_beat = now + self.config.lease.heartbeat_every();
-        let (store, outbox) = (Arc::clone(&self.ports.store), self.outbox.clone());
+        let (store, outbox) = (Arc::clone(&self.crew.ports.store), self.crew.outbox.clone());
         // One that hangs must not keep the next from being tried, on another connection, while the lease still holds.
         let patience = self.config.lease.heartbeat_every() / 2;
         tokio::spawn(async move {
@@ -277,7 +294,7 @@ impl Engine {
         }
         self.asking_for_cancellations = true;
         self.next_ask = now + ASK_FOR_CANCELLATIONS;
-        let (store, outbox) = (Arc::clone(&self.ports.store), self.outbox.clone());
+        let (store, outbox) = (Arc::clone(&self.crew.ports.store), self.crew.outbox.clone());
         tokio::spawn(async move {
             let _ = outbox.send(Message::Cancellations(store.cancel_requests(worker).await));
         });
@@ -289,72 +306,103 @@ impl Engine {
         let look = now >= self.next_look;
         let look_for_suspects = now >= self.next_look_for_suspects;
         let reason = look || look_for_suspects || self.news_of_work;
-        if self.fetching || !reason || now < self.claim_not_before {
+        let most_claims = if self.plenty { CLAIMS_AT_ONCE } else { 1 };
+        if self.claims >= most_claims || !reason || now < self.claim_not_before {
             return;
         }
         // Endings that the store has not taken yet hold their claim's place, so that memory stays bounded.
         let backlog_full =
             self.unsettled.len() + self.settling >= 2 * settle::BATCH.max(self.config.concurrency);
         let others = usize::from(self.config.queues.is_empty());
-        let allowance = self.slots.allowance(&self.queues, others);
+        // What another claim may bring counts as if each queue had got it all.
+        let allowance = self.slots.allowance(&self.queues, others).into_iter();
+        let allowance = allowance.map(|most| most.saturating_sub(self.reserved));
         let queues: Vec<(QueueName, usize)> =
             self.queues.iter().cloned().zip(allowance).filter(|(_, most)| *most > 0).collect();
-        if backlog_full || queues.is_empty() {
+        let limit = self.largest_claim();
+        if backlog_full || queues.is_empty() || limit == 0 {
             self.short_of_slots = true;
             return;
         }
-        self.fetching = true;
-        self.news_of_work = false;
+        self.claims += 1;
+        self.reserved += limit;
+        self.news_of_work = self.plenty && self.claims < CLAIMS_AT_ONCE;
         if look {
             self.next_look = now + if self.has_news() { LOOK_AT_STORE } else { LOOK_WHEN_ALONE };
         }
         self.short_of_slots = queues.len() < self.queues.len();
-        let allowed = self.config.max_tasks.map_or(u64::MAX, |most| most.saturating_sub(self.started));
-        let limit = self.slots.free().min(LARGEST_CLAIM).min(usize::try_from(allowed).unwrap_or(usize::MAX));
         let mut suspects = Vec::new();
         if look_for_suspects {
             self.next_look_for_suspects = now + LOOK_FOR_SUSPECTS;
             suspects = self.suspects.room();
         }
         let want = Want { queues, limit, look_at_the_store: look, suspects };
-        let (ports, outbox) = (self.ports.clone(), self.outbox.clone());
+        let crew = Arc::clone(&self.crew);
         let learn_queues = look && self.config.queues.is_empty();
         tokio::spawn(async move {
-            let fetched = fetch(&ports, worker, &want).await;
-            let _ = outbox.send(Message::Fetched(worker, fetched));
-            if learn_queues && let Ok(queues) = ports.store.waiting_queues().await {
-                let _ = outbox.send(Message::Queues(queues));
+            let WorkerPorts { store, order, .. } = &crew.ports;
+            let fetched = fetch(store.as_ref(), order.as_deref(), worker, &want).await;
+            let _ = crew.outbox.send(Message::Fetched(worker, want.limit, fetched));
+            if learn_queues && let Ok(queues) = crew.ports.store.waiting_queues().await {
+                let _ = crew.outbox.send(Message::Queues(queues));
             }
         });
     }
 
-    /// Whether new work is announced to this worker, so that it need not look all the time.
-    fn has_news(&self) -> bool {
-        self.ports.signals.connected() && self.order_works
+    /// The most that the next claim may take. Half of the slots at most, where there are many, so that one claim is on its
+    /// way while what another has brought is run.
+    fn largest_claim(&self) -> usize {
+        let allowed = self.config.max_tasks.map_or(u64::MAX, |most| most.saturating_sub(self.started));
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
+        let free = self.slots.free().min(allowed).saturating_sub(self.reserved);
+        let half =
+            if self.config.concurrency < 100 { usize::MAX } else { self.config.concurrency.div_ceil(2) };
+        free.min(half).min(LARGEST_CLAIM)
     }
 
-    fn settle(&mut self) {
-        if self.settling > 0 || self.unsettled.is_empty() || Instant::now() < self.settle_not_before {
-            return;
-        }
-        let worker = self.unsettled[0].worker;
-        let mut batch = Vec::new();
-        self.unsettled = std::mem::take(&mut self.unsettled)
-            .into_iter()
-            .filter_map(|ended| {
-                if ended.worker == worker && batch.len() < settle::BATCH {
-                    batch.push(ended);
-                    None
-                } else {
-                    Some(ended)
+    /// Fills windows of the order from the store, beside everything else; each once at a time.
+    fn refill(&mut self, low: Vec<QueueName>) {
+        for queue in low {
+            if !self.refilling.insert(queue.clone()) {
+                continue;
+            }
+            let crew = Arc::clone(&self.crew);
+            tokio::spawn(async move {
+                let WorkerPorts { store, order, .. } = &crew.ports;
+                if let Some(order) = order
+                    && let Err(error) = refill(store.as_ref(), order.as_ref(), &queue, order.window()).await
+                {
+                    tracing::debug!(%error, %queue, "the order's window could not be refilled yet");
                 }
-            })
-            .collect();
-        self.settling = batch.len();
-        let (ports, recorder, outbox) = (self.ports.clone(), Arc::clone(&self.recorder), self.outbox.clone());
-        tokio::spawn(async move {
-            let _ = outbox.send(Message::Settled(settle::settle(batch, ports, recorder).await));
-        });
+                let _ = crew.outbox.send(Message::Refilled(queue));
+            });
+        }
+    }
+
+    /// Whether new work is announced to this worker, so that it need not look all the time.
+    fn has_news(&self) -> bool {
+        self.crew.ports.signals.connected() && self.order_works
+    }
+
+    /// Settles what has ended: at once when nothing is being settled, else by whole batches.
+    fn settle(&mut self) {
+        while self.settlements < SETTLEMENTS_AT_ONCE
+            && self.unsettled.len() >= if self.settlements == 0 { 1 } else { settle::BATCH }
+            && Instant::now() >= self.settle_not_before
+        {
+            // Of one registration: nearly always all of them.
+            let worker = self.unsettled[0].attempt.worker;
+            let same = self.unsettled.iter().take(settle::BATCH);
+            let count = same.take_while(|ended| ended.attempt.worker == worker).count();
+            let batch: Vec<_> = self.unsettled.drain(..count).collect();
+            self.settlements += 1;
+            self.settling += count;
+            let crew = Arc::clone(&self.crew);
+            tokio::spawn(async move {
+                let settled = settle::settle(batch, &crew.ports, &crew.recorder).await;
+                let _ = crew.outbox.send(Message::Settled(settled));
+            });
+        }
     }
 
     fn hear(&mut self, signal: Result<Signal, RecvError>) {
@@ -394,17 +442,27 @@ impl Engine {
     fn take(&mut self, message: Message, registered: &mut Option<WorkerId>) {
         match message {
             Message::Ended(ended) => {
-                self.running.remove(&ended.task.id);
-                self.slots.give_back(&ended.task.queue);
-                if self.suspects.give_back(ended.task.counters.suspicion()) {
+                self.running.remove(&ended.attempt.info.id);
+                self.slots.give_back(&ended.attempt.info.queue);
+                if self.suspects.give_back(ended.counters.suspicion()) {
                     self.next_look_for_suspects = Instant::now();
                 }
                 self.news_of_work |= self.short_of_slots;
-                self.unsettled.push(*ended);
+                self.unsettled.push_back(*ended);
             }
-            Message::Fetched(worker, fetched) => self.take_fetched(worker, *registered, fetched),
+            Message::Fetched(worker, limit, fetched) => {
+                self.claims -= 1;
+                self.reserved -= limit;
+                self.plenty = fetched.as_ref().is_ok_and(|fetched| fetched.tasks.len() == limit);
+                self.take_fetched(worker, *registered, fetched);
+            }
+            Message::Refilled(queue) => {
+                self.refilling.remove(&queue);
+                self.news_of_work = true;
+            }
             Message::Settled(settled) => {
-                self.settling = 0;
+                self.settlements -= 1;
+                self.settling -= settled.of;
                 if let Some(error) = &settled.error {
                     tracing::warn!(%error, waiting = settled.again.len(), "outcomes cannot be stored yet; trying again");
                     self.settle_not_before = Instant::now() + PAUSE_AFTER_ERROR;
@@ -430,11 +488,10 @@ impl Engine {
             Message::Cancellations(answer) => {
                 self.asking_for_cancellations = false;
                 for (id, attempt) in answer.unwrap_or_default() {
-                    if let Some(running) = self.running.get(&id).filter(|running| running.attempt == attempt)
+                    if let Some(running) =
+                        self.running.get(&id).filter(|running| running.info.attempt == attempt)
                     {
-                        running
-                            .stop
-                            .send_if_modified(|stop| stop.replace(Stop::Cancel) != Some(Stop::Cancel));
+                        running.stop(Stop::Cancel);
                     }
                 }
             }
@@ -453,9 +510,9 @@ impl Engine {
         registered: Option<WorkerId>,
         fetched: Result<Fetched, StoreError>,
     ) {
-        self.fetching = false;
         match fetched {
             Ok(fetched) => {
+                self.refill(fetched.low);
                 self.order_works = fetched.order_works;
                 if !self.has_news() {
                     self.next_look = self.next_look.min(Instant::now() + LOOK_WHEN_ALONE);
@@ -484,39 +541,42 @@ impl Engine {
             })
             .collect();
         if !started.is_empty() {
-            let signals = Arc::clone(&self.ports.signals);
+            let signals = Arc::clone(&self.crew.ports.signals);
             tokio::spawn(async move { signals.publish(&started).await });
         }
     }
 
     fn start(&mut self, task: ClaimedTask, worker: WorkerId, lease_holds: bool) {
-        let attempt = task.counters.attempt;
-        tracing::info!(task_id = task.id.0, attempt, task_type = task.task_type.as_str(), queue = %task.queue, "task received");
-        // A task that was claimed just as the lease was lost is not run: whoever takes over will.
-        let (stop, stopped) = watch::channel((!lease_holds).then_some(Stop::Abandon));
-        self.slots.take(&task.queue);
-        self.suspects.take(task.counters.suspicion());
+        let ClaimedTask { id, tenant, task_type, queue, priority, input, limits, counters, .. } = task;
+        let number = counters.attempt;
+        tracing::info!(task_id = id.0, attempt = number, task_type = task_type.as_str(), %queue, "task received");
+        self.slots.take(&queue);
+        self.suspects.take(counters.suspicion());
         self.started += 1;
-        self.running.insert(task.id, Running { attempt, stop });
-        let info = Arc::new(TaskInfo {
-            id: task.id,
-            tenant: task.tenant.clone(),
-            task_type: task.task_type.clone(),
-            queue: task.queue.clone(),
-            priority: task.priority,
-            attempt,
+        let info = TaskInfo {
+            id,
+            tenant,
+            task_type,
+            queue,
+            priority,
+            attempt: number,
             created_at: task.created_at,
             started_at: task.started_at,
             worker: self.config.name.clone(),
-        });
-        let (registry, recorder) = (Arc::clone(&self.ports.registry), Arc::clone(&self.recorder));
-        let (signals, outbox) = (Arc::clone(&self.ports.signals), self.outbox.clone());
+        };
+        let attempt = Arc::new(RunningAttempt::new(info, worker, Arc::clone(&self.crew.recorder)));
+        // A task that was claimed just as the lease was lost is not run: whoever takes over will.
+        if !lease_holds {
+            attempt.stop(Stop::Abandon);
+        }
+        self.running.insert(id, Arc::clone(&attempt));
+        let (crew, order) = (Arc::clone(&self.crew), Order { input, limits, counters });
         tokio::spawn(async move {
-            let (ended, news) = attempt::run(task, worker, info, registry, recorder, stopped).await;
+            let (ended, news) = attempt::run(attempt, order, &crew.ports.registry).await;
             // The ending first: readers find in the store what they hear of later.
-            let _ = outbox.send(Message::Ended(Box::new(ended)));
+            let _ = crew.outbox.send(Message::Ended(ended));
             if !news.is_empty() {
-                signals.publish(&news).await;
+                crew.ports.signals.publish(&news).await;
             }
         });
     }

@@ -2,11 +2,7 @@
 
 use domain::{QueueName, Suspicion, WorkerId};
 
-use super::WorkerPorts;
-use crate::{
-    ordering::refill,
-    ports::{Claim, ClaimedTask, Store, StoreError},
-};
+use crate::ports::{Claim, ClaimedTask, Order, StoreError, WorkStore};
 
 /// What a worker could run now.
 #[derive(Debug, Clone)]
@@ -29,24 +25,41 @@ pub(super) struct Fetched {
     pub(super) maybe_more: bool,
     /// Whether the order answered; without it, the worker asks the store more often.
     pub(super) order_works: bool,
+    /// Queues whose window in the order is to be filled from the store again.
+    pub(super) low: Vec<QueueName>,
+}
+
+impl Fetched {
+    fn of(tasks: Vec<ClaimedTask>, maybe_more: bool) -> Self {
+        Self { tasks, maybe_more, order_works: true, low: Vec::new() }
+    }
 }
 
 /// Claims at most what is wanted: suspects first, who are few, then the others in their order.
-pub(super) async fn fetch(ports: &WorkerPorts, worker: WorkerId, want: &Want) -> Result<Fetched, StoreError> {
-    let mut tasks = suspects(ports.store.as_ref(), worker, want).await?;
+pub(super) async fn fetch(
+    store: &dyn WorkStore,
+    order: Option<&dyn Order>,
+    worker: WorkerId,
+    want: &Want,
+) -> Result<Fetched, StoreError> {
+    let mut tasks = suspects(store, worker, want).await?;
     let rest = Want { limit: want.limit - tasks.len(), ..want.clone() };
-    match in_order(ports, worker, &rest).await {
+    match in_order(store, order, worker, &rest).await {
         Ok(fetched) => {
             tasks.extend(fetched.tasks);
             Ok(Fetched { tasks, ..fetched })
         }
         // These are in hand already: they are run, and the store is asked again for the others.
-        Err(_) if !tasks.is_empty() => Ok(Fetched { tasks, maybe_more: true, order_works: true }),
+        Err(_) if !tasks.is_empty() => Ok(Fetched::of(tasks, true)),
         Err(error) => Err(error),
     }
 }
 
-async fn suspects(store: &dyn Store, worker: WorkerId, want: &Want) -> Result<Vec<ClaimedTask>, StoreError> {
+async fn suspects(
+    store: &dyn WorkStore,
+    worker: WorkerId,
+    want: &Want,
+) -> Result<Vec<ClaimedTask>, StoreError> {
     let mut tasks = Vec::new();
     for (suspicion, room) in &want.suspects {
         let queues = want.queues.iter().map(|(queue, _)| queue.clone()).collect();
@@ -61,34 +74,33 @@ async fn suspects(store: &dyn Store, worker: WorkerId, want: &Want) -> Result<Ve
     Ok(tasks)
 }
 
-async fn in_order(ports: &WorkerPorts, worker: WorkerId, want: &Want) -> Result<Fetched, StoreError> {
+async fn in_order(
+    store: &dyn WorkStore,
+    order: Option<&dyn Order>,
+    worker: WorkerId,
+    want: &Want,
+) -> Result<Fetched, StoreError> {
     if want.limit == 0 {
-        return Ok(Fetched { tasks: Vec::new(), maybe_more: true, order_works: true });
+        return Ok(Fetched::of(Vec::new(), true));
     }
-    let Some(order) = &ports.order else {
-        return from_the_store(ports.store.as_ref(), worker, want, true).await;
+    let Some(order) = order else {
+        return from_the_store(store, worker, want).await;
     };
     let popped = match order.pop(&want.queues, want.limit).await {
         Ok(popped) => popped,
         Err(error) => {
             tracing::debug!(%error, "the order does not answer; claiming from the store");
-            return from_the_store(ports.store.as_ref(), worker, want, false).await;
+            let fetched = from_the_store(store, worker, want).await?;
+            return Ok(Fetched { order_works: false, ..fetched });
         }
     };
-    let mut refilled = false;
-    for queue in &popped.low {
-        match refill(ports.store.as_ref(), order.as_ref(), queue, order.window()).await {
-            Ok(()) => refilled = true,
-            Err(error) => tracing::debug!(%error, %queue, "the order's window could not be refilled yet"),
-        }
-    }
     let mut tasks = Vec::new();
     if !popped.ids.is_empty() {
-        tasks = ports.store.claim(worker, &Claim::Ids(popped.ids.clone())).await?;
+        tasks = store.claim(worker, &Claim::Ids(popped.ids.clone())).await?;
     }
     if want.look_at_the_store && tasks.len() < want.limit {
         let limit = want.limit - tasks.len();
-        match from_the_store(ports.store.as_ref(), worker, &Want { limit, ..want.clone() }, true).await {
+        match from_the_store(store, worker, &Want { limit, ..want.clone() }).await {
             Ok(more) => tasks.extend(more.tasks),
             // What is in hand already has to run: nobody else would, while this worker lives.
             Err(error) if !tasks.is_empty() => {
@@ -97,17 +109,91 @@ async fn in_order(ports: &WorkerPorts, worker: WorkerId, want: &Want) -> Result<
             Err(error) => return Err(error),
         }
     }
-    let maybe_more = !popped.ids.is_empty() || refilled;
-    Ok(Fetched { tasks, maybe_more, order_works: true })
+    Ok(Fetched { low: popped.low, ..Fetched::of(tasks, !popped.ids.is_empty()) })
 }
 
-async fn from_the_store(
-    store: &dyn Store,
-    worker: WorkerId,
-    want: &Want,
-    order_works: bool,
-) -> Result<Fetched, StoreError> {
+async fn from_the_store(store: &dyn WorkStore, worker: WorkerId, want: &Want) -> Result<Fetched, StoreError> {
     let tasks = store.claim(worker, &Claim::Next { queues: want.queues.clone(), limit: want.limit }).await?;
     let maybe_more = !tasks.is_empty();
-    Ok(Fetched { tasks, maybe_more, order_works })
+    Ok(Fetched::of(tasks, maybe_more))
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{Counters, Json, Limits, Priority, TaskId, TaskType, Tenant, Timestamp};
+
+    use super::*;
+    use crate::ports::{MockOrder, MockWorkStore, Popped};
+
+    /// Numbers of the tasks that each kind of claim finds; `None` for a store that is away just then.
+    struct Finds {
+        shared: Option<&'static [i64]>,
+        alone: Option<&'static [i64]>,
+        ids: Option<&'static [i64]>,
+        next: Option<&'static [i64]>,
+    }
+
+    fn task(id: i64) -> ClaimedTask {
+        ClaimedTask {
+            id: TaskId(id),
+            tenant: Tenant::default(),
+            task_type: TaskType::new("demo.noop").expect("a type"),
+            queue: QueueName::default_queue(),
+            priority: Priority::default(),
+            input: Json::parse("{}").expect("JSON"),
+            limits: Limits::default(),
+            counters: Counters::default(),
+            created_at: Timestamp::UNIX_EPOCH,
+            started_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// A fetch of suspects, of what the order hands out, and of what the store has besides.
+    async fn fetched(finds: Finds) -> Result<Vec<i64>, StoreError> {
+        let mut store = MockWorkStore::new();
+        store.expect_claim().returning(move |_, claim| {
+            let found = match claim {
+                Claim::Suspects { suspicion: Suspicion::Shared, .. } => finds.shared,
+                Claim::Suspects { .. } => finds.alone,
+                Claim::Ids(_) => finds.ids,
+                Claim::Next { .. } => finds.next,
+            };
+            let away = || StoreError::Unavailable("connection reset".into());
+            Ok(found.ok_or_else(away)?.iter().copied().map(task).collect())
+        });
+        let mut order = MockOrder::new();
+        order.expect_pop().returning(|_, _| Ok(Popped { ids: vec![TaskId(5), TaskId(6)], low: Vec::new() }));
+        let want = Want {
+            queues: vec![(QueueName::default_queue(), 10)],
+            limit: 10,
+            look_at_the_store: true,
+            suspects: vec![(Suspicion::Shared, 2), (Suspicion::Alone, 1)],
+        };
+        let fetched = fetch(&store, Some(&order), WorkerId(1), &want).await?;
+        Ok(fetched.tasks.iter().map(|task| task.id.0).collect())
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_is_kept_though_a_later_claim_fails() {
+        for (finds, kept) in [
+            (Finds { shared: Some(&[1]), alone: None, ids: Some(&[5]), next: Some(&[]) }, &[1, 5][..]),
+            (Finds { shared: Some(&[1]), alone: Some(&[2]), ids: None, next: None }, &[1, 2]),
+            (Finds { shared: Some(&[]), alone: Some(&[]), ids: Some(&[5, 6]), next: None }, &[5, 6]),
+            (Finds { shared: Some(&[1]), alone: Some(&[]), ids: Some(&[5]), next: Some(&[7]) }, &[1, 5, 7]),
+        ] {
+            assert_eq!(fetched(finds).await, Ok(kept.to_vec()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fetch_with_empty_hands_says_what_went_wrong() {
+        for finds in [
+            Finds { shared: None, alone: Some(&[2]), ids: Some(&[5]), next: Some(&[]) },
+            Finds { shared: Some(&[]), alone: None, ids: Some(&[5]), next: Some(&[]) },
+            Finds { shared: Some(&[]), alone: Some(&[]), ids: None, next: Some(&[7]) },
+            Finds { shared: Some(&[]), alone: Some(&[]), ids: Some(&[]), next: None },
+        ] {
+            assert!(fetched(finds).await.is_err());
+        }
+    }
 }

@@ -1,17 +1,17 @@
 //! From an ending to a decision, and from the decision to the store.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use domain::{AttemptOutcome, Change, End, Event, Failure, State, Status, decide};
 
 use super::{
     WorkerPorts,
-    attempt::{Ended, Ending, Stop},
+    attempt::{Ended, Ending},
 };
 use crate::{
-    handler::Recorder,
+    handler::{Recorder, Stop, TaskInfo},
     ordering::announce_waiting,
-    ports::{Applied, ClaimedTask, Settlement, Signal, StoreError, Waiting},
+    ports::{Applied, Settlement, Signal, StoreError, Waiting},
 };
 
 /// The most endings in one settlement.
@@ -20,7 +20,7 @@ pub(super) const BATCH: usize = 500;
 /// What the domain says about an ending; `None` when there is nothing to say because the lease is lost.
 pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlement> {
     let state = State::Processing { cancel_requested: ended.cancel_requested };
-    let (counters, limits) = (ended.task.counters, ended.task.limits);
+    let (counters, limits) = (ended.counters, ended.limits);
     let mut output = None;
     let change = match &ended.ending {
         Ending::Stopped(Stop::Abandon) => return None,
@@ -32,7 +32,7 @@ pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlemen
         }
         Ending::Returned(Err(failure)) => {
             let default_policy = domain::RetryPolicy::default();
-            let spec = ports.registry.get(&ended.task.task_type);
+            let spec = ports.registry.get(&ended.attempt.info.task_type);
             let policy = spec.map_or(&default_policy, |spec| spec.retry_policy());
             let chance = ports.chance.next();
             decide(state, counters, Event::Fail { failure, policy, limits: &limits, chance })
@@ -45,7 +45,7 @@ pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlemen
     });
     let (result, details) = output.map_or((None, None), |output| (Some(output.result), output.details));
     Some(Settlement {
-        task: ended.task.id,
+        task: ended.attempt.info.id,
         attempt: counters.attempt,
         change,
         result,
@@ -57,6 +57,8 @@ pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlemen
 /// What a round of settling leaves behind.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
+    /// How many it began with.
+    pub(super) of: usize,
     /// To be tried again: the store was away, or a cancellation came in between.
     pub(super) again: Vec<Ended>,
     /// Why, if the store was away.
@@ -65,15 +67,16 @@ pub(super) struct Settled {
 
 /// Stores what the attempts left over and settles them; all in `batch` were claimed under one worker id. Tells the
 /// readers, and puts back in order what is to run again.
-pub(super) async fn settle(mut batch: Vec<Ended>, ports: WorkerPorts, recorder: Arc<Recorder>) -> Settled {
-    let Some(worker) = batch.first().map(|ended| ended.worker) else { return Settled::default() };
+pub(super) async fn settle(mut batch: Vec<Ended>, ports: &WorkerPorts, recorder: &Recorder) -> Settled {
+    let of = batch.len();
+    let Some(worker) = batch.first().map(|ended| ended.attempt.worker) else { return Settled::default() };
     if batch.iter().any(|ended| ended.leftover.ever_reported) {
         recorder.writes_done().await;
         let progress: Vec<_> = batch.iter().flat_map(|ended| ended.leftover.progress.clone()).collect();
         let chunks: Vec<_> = batch.iter().flat_map(|ended| ended.leftover.chunks.clone()).collect();
         if !progress.is_empty() || !chunks.is_empty() {
             if let Err(error) = ports.store.record(worker, &progress, &chunks).await {
-                return Settled { again: batch, error: Some(error) };
+                return Settled { of, again: batch, error: Some(error) };
             }
             for ended in &mut batch {
                 ended.leftover = Default::default();
@@ -81,15 +84,15 @@ pub(super) async fn settle(mut batch: Vec<Ended>, ports: WorkerPorts, recorder: 
         }
     }
     let (batch, settlements): (Vec<Ended>, Vec<Settlement>) =
-        batch.into_iter().filter_map(|ended| settlement(&ended, &ports).map(|s| (ended, s))).unzip();
+        batch.into_iter().filter_map(|ended| settlement(&ended, ports).map(|s| (ended, s))).unzip();
     if settlements.is_empty() {
-        return Settled::default();
+        return Settled { of, ..Settled::default() };
     }
     let applied = match ports.store.settle(worker, &settlements).await {
         Ok(applied) => applied,
-        Err(error) => return Settled { again: batch, error: Some(error) },
+        Err(error) => return Settled { of, again: batch, error: Some(error) },
     };
-    let mut settled = Settled::default();
+    let mut settled = Settled { of, ..Settled::default() };
     let (mut signals, mut waiting) = (Vec::new(), Vec::new());
     for ((mut ended, settlement), applied) in batch.into_iter().zip(settlements).zip(applied) {
         match applied {
@@ -101,8 +104,8 @@ pub(super) async fn settle(mut batch: Vec<Ended>, ports: WorkerPorts, recorder: 
                 }
             }
             Applied::Stale => tracing::warn!(
-                task_id = ended.task.id.0,
-                attempt = ended.task.counters.attempt,
+                task_id = ended.attempt.info.id.0,
+                attempt = ended.counters.attempt,
                 "the lease was lost before the attempt ended; its outcome is dropped"
             ),
             Applied::CancelRequested => {
@@ -120,8 +123,8 @@ pub(super) async fn settle(mut batch: Vec<Ended>, ports: WorkerPorts, recorder: 
 
 /// Where it waits again. No attempt that ends in good order changes the suspicion.
 fn place(ended: &Ended) -> Waiting {
-    let ClaimedTask { id, queue, priority, counters, .. } = &ended.task;
-    Waiting { id: *id, queue: queue.clone(), priority: *priority, suspicion: counters.suspicion() }
+    let TaskInfo { id, queue, priority, .. } = &ended.attempt.info;
+    Waiting { id: *id, queue: queue.clone(), priority: *priority, suspicion: ended.counters.suspicion() }
 }
 
 fn state_signal(settlement: &Settlement) -> Signal {
@@ -138,8 +141,8 @@ fn state_signal(settlement: &Settlement) -> Signal {
 }
 
 fn log_end(ended: &Ended, change: &Change) {
-    let (id, attempt) = (ended.task.id.0, ended.task.counters.attempt);
-    let task_type = ended.task.task_type.as_str();
+    let (id, attempt) = (ended.attempt.info.id.0, ended.counters.attempt);
+    let task_type = ended.attempt.info.task_type.as_str();
     let seconds = Duration::as_secs_f64(&ended.took);
     let error = match change {
         Change::Finish { error, .. } | Change::Wait { error, .. } => error.as_ref(),
