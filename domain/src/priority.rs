@@ -18,7 +18,7 @@ impl Priority {
     }
 
     /// 0–9.
-    pub fn get(self) -> u8 {
+    pub const fn get(self) -> u8 {
         self.0
     }
 }

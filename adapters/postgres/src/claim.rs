@@ -62,7 +62,8 @@ macro_rules! claim_tasks {
 pub(crate) const CLAIM_IDS: &str = claim_tasks!("", "$3", "0");
 
 /// Of each queue (`$3`, at most `$4`) the first in order, and of all these the first `$5`. They are locked where they
-/// are found, so that claims that run at the same time take different tasks.
+/// are found, so that claims that run at the same time take different tasks. Each priority of each queue is read from
+/// behind an id on (`$6`, see [`crate::marks`]); that is written so that only the index of waiting tasks can be its path.
 pub(crate) const CLAIM_NEXT: &str = claim_tasks!(
     "chosen AS MATERIALIZED (
         SELECT id FROM (
@@ -70,9 +71,16 @@ pub(crate) const CLAIM_NEXT: &str = claim_tasks!(
                 row_number() OVER (PARTITION BY q.place, c.priority ORDER BY c.id) AS turn
             FROM unnest($3::text[], $4::bigint[]) WITH ORDINALITY AS q (queue, most, place)
             CROSS JOIN LATERAL (
-                SELECT id, priority FROM live
-                WHERE live.queue = q.queue AND live.lane = 0 AND live.ready AND live.worker IS NULL
-                ORDER BY live.priority, live.id LIMIT q.most FOR UPDATE SKIP LOCKED
+                SELECT found.id, found.priority
+                FROM generate_series(0, 9) AS level
+                CROSS JOIN LATERAL (
+                    SELECT id, priority FROM live
+                    WHERE live.queue = q.queue AND live.lane = 0 AND live.ready AND live.worker IS NULL
+                        AND (live.priority, live.id) > (level::smallint, ($6::bigint[])[(q.place - 1) * 10 + level + 1])
+                        AND live.priority <= level::smallint
+                    ORDER BY live.priority, live.id FOR UPDATE SKIP LOCKED
+                ) found
+                LIMIT q.most
             ) c
             WHERE EXISTS (SELECT FROM me)
         ) candidate
@@ -113,6 +121,8 @@ enum Wanted {
     Next {
         queues: Vec<(QueueName, usize)>,
         limit: usize,
+        /// By queue and priority.
+        behind: Vec<i64>,
     },
     /// Each queue once.
     Suspects {
@@ -126,7 +136,7 @@ impl Wanted {
     fn is_nothing(&self) -> bool {
         match self {
             Self::Ids(ids) => ids.is_empty(),
-            Self::Next { queues, limit } => queues.is_empty() || *limit == 0,
+            Self::Next { queues, limit, .. } => queues.is_empty() || *limit == 0,
             Self::Suspects { queues, suspicion, limit } => {
                 queues.is_empty() || *limit == 0 || *suspicion == Suspicion::None
             }
@@ -151,11 +161,11 @@ impl Operation for TakeTasks {
                 let query = sqlx::query(CLAIM_IDS).bind(self.worker.0).bind(self.clock.bind()).bind(ids);
                 query.fetch_all(connection).await?
             }
-            Wanted::Next { queues, limit: most } => {
+            Wanted::Next { queues, limit: most, behind } => {
                 let names: Vec<_> = queues.iter().map(|(queue, _)| queue.as_str()).collect();
                 let each: Vec<_> = queues.iter().map(|(_, each)| limit((*each).min(*most))).collect();
                 let query = sqlx::query(CLAIM_NEXT).bind(self.worker.0).bind(self.clock.bind());
-                query.bind(names).bind(each).bind(limit(*most)).fetch_all(connection).await?
+                query.bind(names).bind(each).bind(limit(*most)).bind(behind).fetch_all(connection).await?
             }
             Wanted::Suspects { queues, suspicion, limit: most } => {
                 let names: Vec<_> = queues.iter().map(QueueName::as_str).collect();
@@ -167,7 +177,7 @@ impl Operation for TakeTasks {
         let mut taken = Taken { batch: None, tasks, unreadable: Vec::new() };
         for row in &rows {
             taken.batch = field(row, "batch")?;
-            match claimed_task(row) {
+            match claimed_task(row, taken.tasks.last()) {
                 Ok(task) => taken.tasks.push(task),
                 Err(fault) => {
                     let why = StoreError::from(fault).to_string();
@@ -179,15 +189,16 @@ impl Operation for TakeTasks {
     }
 }
 
-fn claimed_task(row: &PgRow) -> Result<ClaimedTask, Fault> {
+/// Most of a batch share their names with the one before: these are kept once.
+fn claimed_task(row: &PgRow, before: Option<&ClaimedTask>) -> Result<ClaimedTask, Fault> {
     if field::<Option<&str>>(row, "task_type")?.is_none() {
         return Err(Fault::Unreadable("its submission is missing".into()));
     }
     Ok(ClaimedTask {
         id: TaskId(field(row, "id")?),
-        tenant: rows::name(row, "tenant")?,
-        task_type: rows::name(row, "task_type")?,
-        queue: rows::name(row, "queue")?,
+        tenant: rows::name_like(row, "tenant", before.map(|task| &task.tenant))?,
+        task_type: rows::name_like(row, "task_type", before.map(|task| &task.task_type))?,
+        queue: rows::name_like(row, "queue", before.map(|task| &task.queue))?,
         priority: rows::priority(row)?,
         input: Json::from_stored(field(row, "input")?),
         limits: rows::limits(row)?,
@@ -203,9 +214,15 @@ impl PostgresStore {
         worker: WorkerId,
         claim: &Claim,
     ) -> Result<Vec<ClaimedTask>, StoreError> {
+        let mut scan = None;
         let wanted = match claim {
             Claim::Ids(ids) => Wanted::Ids(in_lock_order(ids.iter().copied())),
-            Claim::Next { queues, limit } => Wanted::Next { queues: self.turns.order(queues), limit: *limit },
+            Claim::Next { queues, limit } => {
+                let queues = self.turns.order(queues);
+                let (begun, behind) = self.claim_marks.begin(queues.iter().map(|(queue, _)| queue));
+                scan = Some(begun);
+                Wanted::Next { queues, limit: *limit, behind }
+            }
             Claim::Suspects { queues, suspicion, limit } => {
                 let queues: BTreeSet<_> = queues.iter().cloned().collect();
                 Wanted::Suspects {
@@ -232,6 +249,13 @@ impl PostgresStore {
             let read = tasks.iter().map(|task| (task.id, task.counters.attempt));
             let unread = unreadable.iter().map(|(id, counters, _)| (*id, counters.attempt));
             ledger.note(batch, read.chain(unread));
+        }
+        if let Some(scan) = &scan {
+            self.claim_marks.end(
+                scan,
+                tasks.len(),
+                tasks.iter().map(|task| (&task.queue, task.priority, task.id)),
+            );
         }
         doubt.settled();
         drop(on_its_way);

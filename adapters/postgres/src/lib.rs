@@ -18,6 +18,7 @@ mod fire;
 mod history;
 mod keys;
 mod ledger;
+mod marks;
 mod migrate;
 mod once;
 mod options;
@@ -55,8 +56,11 @@ use connections::Connections;
 pub struct PostgresStore {
     connections: Connections,
     clock: Clock,
+    submissions: submit::Submissions,
     ledgers: ledger::Ledgers,
     turns: claim::Turns,
+    claim_marks: marks::Marks,
+    refill_marks: marks::Marks,
     tallies: tally::Tallies,
     audit: rescue::Audit,
 }
@@ -86,11 +90,15 @@ impl PostgresStore {
     async fn open(url: &str, options: &PostgresOptions, clock: Clock) -> Result<Self, PostgresError> {
         let target = options.session(url)?;
         migrate::check(&target).await?;
+        let connections = Connections::new(target, *options);
         Ok(Self {
-            connections: Connections::new(target, *options),
+            submissions: submit::Submissions::new(&connections, &clock),
+            connections,
             clock,
             ledgers: ledger::Ledgers::default(),
             turns: claim::Turns::default(),
+            claim_marks: marks::Marks::default(),
+            refill_marks: marks::Marks::default(),
             tallies: tally::Tallies::default(),
             audit: rescue::Audit::default(),
         })

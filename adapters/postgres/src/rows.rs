@@ -54,6 +54,18 @@ pub(crate) fn name<T: FromStr<Err = domain::InvalidName>>(row: &PgRow, column: &
     text.parse().map_err(|error| Fault::Unreadable(format!("{column}: {error}")))
 }
 
+/// As [`name`]; where it equals another, that one is shared.
+pub(crate) fn name_like<T>(row: &PgRow, column: &str, like: Option<&T>) -> Result<T, Fault>
+where
+    T: FromStr<Err = domain::InvalidName> + Clone + AsRef<str>,
+{
+    let text: &str = field(row, column)?;
+    match like.filter(|like| like.as_ref() == text) {
+        Some(like) => Ok(like.clone()),
+        None => name(row, column),
+    }
+}
+
 pub(crate) fn count(row: &PgRow, column: &str) -> Result<u32, Fault> {
     not_below_zero(column, field(row, column)?)
 }

@@ -3,7 +3,10 @@
 //! A batch takes one statement for the tasks that end and one for those that wait again. Both begin by locking what
 //! the worker holds, in the order of ids, and change nothing else: the fence is (task, attempt, worker).
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use application::ports::{Applied, Settlement, StoreError};
 use domain::{AttemptOutcome, Change, Status, TaskId, WorkerId};
@@ -75,10 +78,12 @@ WITH held AS MATERIALIZED (
 )
 SELECT task, attempt, refused FROM held";
 
-/// Settlements of one kind, in the order of ids.
+/// Settlements of one kind.
 struct Settle {
     worker: WorkerId,
-    settlements: Vec<Settlement>,
+    settlements: Arc<[Settlement]>,
+    /// Which of them, in the order of ids.
+    places: Vec<usize>,
     ends: bool,
     done: Vec<i64>,
     clock: Clock,
@@ -88,7 +93,7 @@ impl Operation for Settle {
     type Output = Vec<(TaskId, u32, Applied)>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Fault> {
-        let settlements = &self.settlements;
+        let settlements: Vec<&Settlement> = self.places.iter().map(|at| &self.settlements[*at]).collect();
         let tasks: Vec<_> = settlements.iter().map(|settlement| settlement.task.0).collect();
         let attempts: Vec<_> = settlements.iter().map(|settlement| integer(settlement.attempt)).collect();
         let sql = if self.ends { FINISH } else { WAIT };
@@ -98,7 +103,7 @@ impl Operation for Settle {
         let (mut failures, mut crashes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         let (mut statuses, mut outcomes) = (Vec::new(), Vec::new());
         let (mut waits, mut lanes) = (Vec::new(), Vec::new());
-        for settlement in settlements {
+        for settlement in &settlements {
             let (counters, error) = match &settlement.change {
                 Change::Finish { end, counters, error } => {
                     statuses.push(Status::from(*end).as_str());
@@ -145,14 +150,15 @@ impl Operation for Settle {
 /// Which of these settlements had been applied before: the answer to them was lost.
 struct AppliedBefore {
     worker: WorkerId,
-    settlements: Vec<(usize, Settlement)>,
+    settlements: Arc<[Settlement]>,
+    places: Vec<usize>,
 }
 
 impl Operation for AppliedBefore {
     type Output = HashSet<usize>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<HashSet<usize>, Fault> {
-        let tasks: Vec<_> = self.settlements.iter().map(|(_, settlement)| settlement.task.0).collect();
+        let tasks: Vec<_> = self.places.iter().map(|at| self.settlements[*at].task.0).collect();
         let rows = sqlx::query(
             "SELECT task, attempt, attempt_outcome AS verdict FROM outcome WHERE task = ANY($1) AND worker = $2
              UNION ALL
@@ -176,12 +182,7 @@ impl Operation for AppliedBefore {
             let verdict = Some(verdict.as_str().to_owned());
             kept.contains(&(settlement.task.0, integer(settlement.attempt), verdict))
         };
-        Ok(self
-            .settlements
-            .iter()
-            .filter(|(_, settlement)| holds(settlement))
-            .map(|(place, _)| *place)
-            .collect())
+        Ok(self.places.iter().copied().filter(|at| holds(&self.settlements[*at])).collect())
     }
 }
 
@@ -191,6 +192,7 @@ impl PostgresStore {
         worker: WorkerId,
         settlements: &[Settlement],
     ) -> Result<Vec<Applied>, StoreError> {
+        let settlements: Arc<[Settlement]> = settlements.into();
         let mut answers = vec![None; settlements.len()];
         // The same attempt twice in one call: the first one counts, the other is looked up afterwards.
         let mut places = HashMap::with_capacity(settlements.len());
@@ -210,8 +212,7 @@ impl PostgresStore {
                 continue;
             }
             batch.sort_unstable_by_key(|place| (settlements[*place].task, settlements[*place].attempt));
-            let rows = batch.iter().map(|place| settlements[*place].clone()).collect();
-            for (task, attempt, applied) in self.apply(worker, rows, ends).await? {
+            for (task, attempt, applied) in self.apply(worker, &settlements, batch, ends).await? {
                 if let Some(place) = places.get(&(task, attempt)) {
                     answers[*place] = Some(applied);
                 }
@@ -219,8 +220,8 @@ impl PostgresStore {
         }
         let unanswered: Vec<_> = (0..answers.len()).filter(|place| answers[*place].is_none()).collect();
         if !unanswered.is_empty() {
-            let settlements = unanswered.iter().map(|place| (*place, settlements[*place].clone())).collect();
-            let before = self.connections.run(AppliedBefore { worker, settlements }).await?;
+            let (settlements, places) = (Arc::clone(&settlements), unanswered.clone());
+            let before = self.connections.run(AppliedBefore { worker, settlements, places }).await?;
             for place in unanswered {
                 answers[place] = Some(if before.contains(&place) { Applied::Yes } else { Applied::Stale });
             }
@@ -239,31 +240,34 @@ impl PostgresStore {
     async fn apply(
         &self,
         worker: WorkerId,
-        settlements: Vec<Settlement>,
+        settlements: &Arc<[Settlement]>,
+        places: Vec<usize>,
         ends: bool,
     ) -> Result<Vec<(TaskId, u32, Applied)>, StoreError> {
         self.tallied();
         let ledger = self.ledgers.get(worker);
         let done = ledger.as_ref().map(|ledger| ledger.take_done()).unwrap_or_default();
-        let settle =
-            |settlements, done| Settle { worker, settlements, ends, done, clock: self.clock.clone() };
-        let outcome = self.connections.attempt(settle(settlements.clone(), done.clone())).await;
+        let settle = |places, done| {
+            let (settlements, clock) = (Arc::clone(settlements), self.clock.clone());
+            Settle { worker, settlements, places, ends, done, clock }
+        };
+        let outcome = self.connections.attempt(settle(places.clone(), done.clone())).await;
         if let (Some(ledger), false) = (ledger, matches!(outcome, Ok(Ok(_)))) {
             ledger.put_back_done(done);
         }
         let fault = match outcome? {
             Ok(applied) => return Ok(applied),
-            Err(fault) if fault.is_refusal() && settlements.len() > 1 => fault,
+            Err(fault) if fault.is_refusal() && places.len() > 1 => fault,
             Err(fault) => return Err(fault.into()),
         };
         tracing::warn!(
             ?fault,
-            settlements = settlements.len(),
+            settlements = places.len(),
             "a batch of settlements was refused; settling one by one"
         );
         let (mut applied, mut refused) = (Vec::new(), None);
-        for settlement in settlements {
-            match self.connections.attempt(settle(vec![settlement], Vec::new())).await? {
+        for place in places {
+            match self.connections.attempt(settle(vec![place], Vec::new())).await? {
                 Ok(one) => applied.extend(one),
                 Err(fault) => refused = refused.or(Some(fault)),
             }

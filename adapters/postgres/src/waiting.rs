@@ -1,19 +1,27 @@
 //! Who waits, for rebuilding the order.
 
 use application::ports::{StoreError, Waiting};
-use domain::QueueName;
-use sqlx::PgConnection;
+use domain::{QueueName, Suspicion, TaskId};
+use sqlx::{PgConnection, postgres::PgRow};
 
 use crate::{
     PostgresStore,
     connections::Operation,
     error::Fault,
-    rows::{self, limit},
+    rows::{self, field, limit},
 };
 
+/// The first `$2` of queue `$1`, each priority from behind an id on (`$3`, see [`crate::marks`]).
 pub(crate) const WAITING: &str = "
-SELECT id, queue, priority, lane FROM live WHERE queue = $1 AND lane = 0 AND ready AND worker IS NULL
-ORDER BY priority, id LIMIT $2";
+SELECT found.id, found.priority
+FROM generate_series(0, 9) AS level
+CROSS JOIN LATERAL (
+    SELECT id, priority FROM live
+    WHERE live.queue = $1 AND live.lane = 0 AND live.ready AND live.worker IS NULL
+        AND (live.priority, live.id) > (level::smallint, ($3::bigint[])[level + 1]) AND live.priority <= level::smallint
+    ORDER BY live.priority, live.id
+) found
+LIMIT $2";
 
 /// Leaps from queue to queue through the index, instead of reading every task. Any lane counts: suspects wait too.
 pub(crate) const WAITING_QUEUES: &str = "
@@ -31,14 +39,19 @@ SELECT queue FROM known WHERE queue IS NOT NULL AND (
 struct FirstWaiting {
     queue: QueueName,
     limit: usize,
+    behind: Vec<i64>,
 }
 
 impl Operation for FirstWaiting {
     type Output = Vec<Waiting>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Waiting>, Fault> {
-        let query = sqlx::query(WAITING).bind(self.queue.as_str()).bind(limit(self.limit));
-        query.fetch_all(connection).await?.iter().map(rows::waiting).collect()
+        let query = sqlx::query(WAITING).bind(self.queue.as_str()).bind(limit(self.limit)).bind(&self.behind);
+        let waiting = |row: &PgRow| {
+            let (id, queue) = (TaskId(field(row, "id")?), self.queue.clone());
+            Ok(Waiting { id, queue, priority: rows::priority(row)?, suspicion: Suspicion::None })
+        };
+        query.fetch_all(connection).await?.iter().map(waiting).collect()
     }
 }
 
@@ -59,7 +72,16 @@ impl PostgresStore {
         queue: &QueueName,
         limit: usize,
     ) -> Result<Vec<Waiting>, StoreError> {
-        self.connections.run(FirstWaiting { queue: queue.clone(), limit }).await
+        let (scan, behind) = self.refill_marks.begin([queue]);
+        let waiting = self.connections.run(FirstWaiting { queue: queue.clone(), limit, behind }).await?;
+        // Nobody waits before the first that was found; what was found still does, wherever the order keeps it.
+        let firsts = waiting.chunk_by(|one, next| one.priority == next.priority).filter_map(<[_]>::first);
+        self.refill_marks.end(
+            &scan,
+            waiting.len(),
+            firsts.map(|first| (queue, first.priority, TaskId(first.id.0 - 1))),
+        );
+        Ok(waiting)
     }
 
     pub(crate) async fn queues_that_wait(&self) -> Result<Vec<QueueName>, StoreError> {

@@ -1,0 +1,117 @@
+//! Where scans of waiting tasks begin.
+//!
+//! A scan through the index of waiting tasks passes over everything that was taken since: rows that run, and, while some
+//! old snapshot keeps the vacuum away, every row that was ever there. So it begins behind what was found the last time.
+//! That misses whoever comes in before the mark: a retry, a commit that was overtaken. They are found by whole scans,
+//! which may take a twentieth of the time: as good as always while they are quick, seldom when they are slow.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use domain::{Priority, QueueName, TaskId};
+use tokio::time::Instant;
+
+/// Whole scans take at most this part of the time.
+const WHOLE_SCANS: u32 = 20;
+/// So few rows are passed over in no time: up to then, every scan is whole.
+const FEW: usize = 5_000;
+const PRIORITIES: usize = Priority::LAST.get() as usize + 1;
+
+/// The marks of one kind of scan.
+#[derive(Debug, Default)]
+pub(crate) struct Marks(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    /// By queue and priority: nothing is expected up to this id.
+    behind: HashMap<QueueName, [i64; PRIORITIES]>,
+    no_whole_scan_before: Option<Instant>,
+    found: usize,
+}
+
+/// A scan on its way.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    began: Instant,
+    whole: bool,
+}
+
+impl Marks {
+    /// Begins a scan of these queues: for each, and in each for each priority, the id behind which it begins.
+    pub(crate) fn begin<'q>(&self, queues: impl IntoIterator<Item = &'q QueueName>) -> (Scan, Vec<i64>) {
+        let book = self.book();
+        let began = Instant::now();
+        let whole = book.found < FEW || book.no_whole_scan_before.is_none_or(|moment| began >= moment);
+        let from_the_start = [-1; PRIORITIES];
+        let behind = |queue| book.behind.get(queue).filter(|_| !whole).unwrap_or(&from_the_start);
+        let behind = queues.into_iter().flat_map(|queue| *behind(queue)).collect();
+        (Scan { began, whole }, behind)
+    }
+
+    /// Ends a scan that has found so many: nothing is expected up to these any more.
+    pub(crate) fn end<'q>(
+        &self,
+        scan: &Scan,
+        found: usize,
+        passed: impl IntoIterator<Item = (&'q QueueName, Priority, TaskId)>,
+    ) {
+        let mut book = self.book();
+        book.found = book.found.saturating_add(found);
+        for (queue, priority, id) in passed {
+            let behind = match book.behind.get_mut(queue) {
+                Some(behind) => behind,
+                None => book.behind.entry(queue.clone()).or_insert([-1; PRIORITIES]),
+            };
+            let behind = &mut behind[usize::from(priority.get())];
+            *behind = (*behind).max(id.0);
+        }
+        if scan.whole {
+            let took = scan.began.elapsed();
+            book.no_whole_scan_before = Some(scan.began + took * WHOLE_SCANS);
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn behind(level: u8, id: i64) -> Vec<i64> {
+        let mut behind = vec![-1; PRIORITIES];
+        behind[usize::from(level)] = id;
+        behind
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_whole_scans_are_rare_and_others_begin_behind_what_was_found() {
+        let (marks, queue, other) =
+            (Marks::default(), QueueName::default_queue(), "other".parse().expect("a name"));
+        let urgent = Priority::FIRST;
+        let (scan, from) = marks.begin([&queue]);
+        assert_eq!(from, behind(0, -1), "the first scan is whole");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        marks.end(&scan, FEW - 1, [(&queue, urgent, TaskId(7)), (&queue, urgent, TaskId(5))]);
+        assert_eq!(marks.begin([&queue]).1, behind(0, -1), "few have been found yet");
+        marks.end(&scan, 1, []);
+
+        let (scan, from) = marks.begin([&other, &queue]);
+        assert_eq!(from, [behind(0, -1), behind(0, 7)].concat(), "it begins behind what was found, by queue");
+        marks.end(&scan, 0, []);
+        tokio::time::advance(Duration::from_secs(18)).await;
+        assert_eq!(marks.begin([&queue]).1, behind(0, 7));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let (scan, from) = marks.begin([&queue]);
+        assert_eq!(from, behind(0, -1), "a whole scan, 20 s after the one that took 1 s began");
+        // This one was quick, so the next is whole as well.
+        marks.end(&scan, 0, []);
+        assert_eq!(marks.begin([&queue]).1, behind(0, -1));
+    }
+}
