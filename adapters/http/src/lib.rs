@@ -18,13 +18,17 @@ mod submission;
 mod sweep;
 mod views;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use poem::{
     EndpointExt, Response, Route,
     endpoint::BoxEndpoint,
     handler,
-    web::{Data, Html, Redirect},
+    web::{Data, Redirect},
 };
 use poem_openapi::OpenApiService;
 
@@ -78,13 +82,12 @@ impl Default for ApiConfig {
 
 /// The OpenAPI document of this configuration, as indented JSON. Needs nothing to run.
 pub fn openapi_document(config: &ApiConfig) -> String {
-    document::finish(
-        &service(
-            config,
-            api::Context { use_cases: None, config: config.clone(), stopping: Default::default() },
-        )
-        .spec(),
-    )
+    document::finish(&description(config).spec())
+}
+
+/// The service without anything behind it.
+fn description(config: &ApiConfig) -> OpenApiService<Apis, ()> {
+    service(config, api::Context { use_cases: None, config: config.clone(), stopping: Default::default() })
 }
 
 type Apis = (api::TasksApi, api::ManualApi, api::SchedulesApi, api::SystemApi);
@@ -109,12 +112,12 @@ fn routes(config: &ApiConfig, context: api::Context) -> BoxEndpoint<'static, Res
     let service = service(config, context);
     let document = document::finish(&service.spec());
     let guard = guard::Guard::new(config, &document);
-    let page = docs_page(&service.swagger_ui_html(), &service.spec(), &document);
+    let page = DocsPage(Arc::new((config.clone(), OnceLock::new())));
     let prefix = if config.prefix.is_empty() { "/" } else { &config.prefix };
     Route::new()
         .nest(prefix, service)
         .at("/openapi.json", poem::get(openapi_json.data(OpenApiText(document))))
-        .at("/docs", poem::get(docs.data(DocsPage(page))))
+        .at("/docs", poem::get(docs.data(page)))
         .at("/", poem::get(root))
         .catch_all_error(guard::name_the_field)
         .around(move |endpoint, request| {
@@ -127,8 +130,9 @@ fn routes(config: &ApiConfig, context: api::Context) -> BoxEndpoint<'static, Res
 #[derive(Clone)]
 struct OpenApiText(String);
 
+/// Made when somebody asks for it: it is larger than all the rest of an idle server.
 #[derive(Clone)]
-struct DocsPage(String);
+struct DocsPage(Arc<(ApiConfig, OnceLock<Bytes>)>);
 
 #[handler]
 fn openapi_json(text: Data<&OpenApiText>) -> Response {
@@ -136,8 +140,14 @@ fn openapi_json(text: Data<&OpenApiText>) -> Response {
 }
 
 #[handler]
-fn docs(page: Data<&DocsPage>) -> Html<String> {
-    Html(page.0.0.clone())
+fn docs(page: Data<&DocsPage>) -> Response {
+    let (config, page) = &*page.0.0;
+    let make = || {
+        let service = description(config);
+        let raw = service.spec();
+        docs_page(&service.swagger_ui_html(), &raw, &document::finish(&raw)).into()
+    };
+    Response::builder().content_type("text/html; charset=utf-8").body(page.get_or_init(make).clone())
 }
 
 #[handler]
