@@ -52,3 +52,7 @@ async fn fresh() -> Sqlite {
 }
 
 contract_tests::store_contract!(fresh);
+
+// What only a file has.
+#[path = "sqlite/version_1.rs"]
+mod version_1;
