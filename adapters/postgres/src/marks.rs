@@ -8,13 +8,16 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use domain::{Priority, QueueName, TaskId};
 use tokio::time::Instant;
 
-/// Whole scans take at most this part of the time.
+/// Whole scans take at most this part of the time...
 const WHOLE_SCANS: u32 = 20;
+/// ... unless they come less often than this: what came in before the mark must not wait for long.
+const SELDOM: Duration = Duration::from_secs(2);
 /// So few rows are passed over in no time: up to then, every scan is whole.
 const FEW: usize = 5_000;
 const PRIORITIES: usize = Priority::LAST.get() as usize + 1;
@@ -69,7 +72,8 @@ impl Marks {
         }
         if scan.whole {
             let took = scan.began.elapsed();
-            book.no_whole_scan_before = Some(scan.began + took * WHOLE_SCANS);
+            let pause = (took * WHOLE_SCANS).min(SELDOM.max(took * 2));
+            book.no_whole_scan_before = Some(scan.began + pause);
         }
     }
 
@@ -80,8 +84,6 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn behind(level: u8, id: i64) -> Vec<i64> {
@@ -97,7 +99,7 @@ mod tests {
         let urgent = Priority::FIRST;
         let (scan, from) = marks.begin([&queue]);
         assert_eq!(from, behind(0, -1), "the first scan is whole");
-        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::advance(Duration::from_millis(50)).await;
         marks.end(&scan, FEW - 1, [(&queue, urgent, TaskId(7)), (&queue, urgent, TaskId(5))]);
         assert_eq!(marks.begin([&queue]).1, behind(0, -1), "few have been found yet");
         marks.end(&scan, 1, []);
@@ -105,11 +107,11 @@ mod tests {
         let (scan, from) = marks.begin([&other, &queue]);
         assert_eq!(from, [behind(0, -1), behind(0, 7)].concat(), "it begins behind what was found, by queue");
         marks.end(&scan, 0, []);
-        tokio::time::advance(Duration::from_secs(18)).await;
+        tokio::time::advance(Duration::from_millis(949)).await;
         assert_eq!(marks.begin([&queue]).1, behind(0, 7));
-        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::advance(Duration::from_millis(1)).await;
         let (scan, from) = marks.begin([&queue]);
-        assert_eq!(from, behind(0, -1), "a whole scan, 20 s after the one that took 1 s began");
+        assert_eq!(from, behind(0, -1), "a whole scan, 1 s after the one that took 50 ms began");
         // This one was quick, so the next is whole as well.
         marks.end(&scan, 0, []);
         assert_eq!(marks.begin([&queue]).1, behind(0, -1));

@@ -52,6 +52,8 @@ pub(crate) enum Ask<'a> {
 /// Why nothing came back.
 enum Trouble {
     NoConnection(String),
+    /// No place in the pool for so long: many calls, not an outage.
+    Busy(Duration),
     Answer(RedisError),
 }
 
@@ -139,6 +141,10 @@ impl Shared {
         let mut connection = match self.pool.get().await {
             Ok(connection) => connection,
             Err(RunError::User(error)) => return Err(Trouble::NoConnection(error.to_string())),
+            // All are in use, and whoever uses them learns by the answers whether Redis is there.
+            Err(RunError::TimedOut) if self.pool.state().connections >= self.options.pool_size => {
+                return Err(Trouble::Busy(self.options.connect_timeout));
+            }
             Err(RunError::TimedOut) => {
                 let waited = self.options.connect_timeout;
                 let cause = match self.connect_error.take() {
@@ -181,6 +187,7 @@ impl Trouble {
     fn is_outage(&self) -> bool {
         match self {
             Self::NoConnection(_) => true,
+            Self::Busy(_) => false,
             Self::Answer(error) => {
                 error.is_io_error() || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading)
             }
@@ -194,7 +201,7 @@ impl Trouble {
             {
                 StoreError::Corrupt(format!("Redis at {address}: {error}"))
             }
-            Self::NoConnection(_) | Self::Answer(_) => {
+            Self::NoConnection(_) | Self::Busy(_) | Self::Answer(_) => {
                 StoreError::Unavailable(format!("Redis at {address}: {self}"))
             }
         }
@@ -205,6 +212,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoConnection(reason) => f.write_str(reason),
+            Self::Busy(waited) => write!(f, "all connections were busy for {waited:?}"),
             Self::Answer(error) => error.fmt(f),
         }
     }

@@ -81,7 +81,7 @@ pub(super) struct Engine {
     /// Claims under way, and the slots that they may fill.
     claims: usize,
     reserved: usize,
-    /// The last claim found as much as it could take.
+    /// The last claim found about as much as it could take.
     plenty: bool,
     /// Queues whose window in the order is being filled.
     refilling: HashSet<QueueName>,
@@ -355,8 +355,11 @@ impl Engine {
         let allowed = self.config.max_tasks.map_or(u64::MAX, |most| most.saturating_sub(self.started));
         let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         let free = self.slots.free().min(allowed).saturating_sub(self.reserved);
-        let half =
-            if self.config.concurrency < 100 { usize::MAX } else { self.config.concurrency.div_ceil(2) };
+        let half = if self.config.concurrency < 100 {
+            usize::MAX
+        } else {
+            self.config.concurrency.div_ceil(CLAIMS_AT_ONCE)
+        };
         free.min(half).min(LARGEST_CLAIM)
     }
 
@@ -453,7 +456,8 @@ impl Engine {
             Message::Fetched(worker, limit, fetched) => {
                 self.claims -= 1;
                 self.reserved -= limit;
-                self.plenty = fetched.as_ref().is_ok_and(|fetched| fetched.tasks.len() == limit);
+                // A claim is seldom full: some slots are kept for other queues.
+                self.plenty = fetched.as_ref().is_ok_and(|fetched| 2 * fetched.tasks.len() >= limit);
                 self.take_fetched(worker, *registered, fetched);
             }
             Message::Refilled(queue) => {
