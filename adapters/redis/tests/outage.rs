@@ -130,3 +130,21 @@ async fn secrets_stay_out_of_what_people_read() {
 async fn tls_urls_are_understood() {
     assert!(Redis::open(RedisOptions::new("rediss://localhost:6380")).is_ok());
 }
+
+#[tokio::test]
+async fn many_calls_at_once_are_no_outage() {
+    let short = Duration::from_millis(100);
+    let redis =
+        open(&RedisOptions { pool_size: 1, connect_timeout: short, ..options(RedisServer::shared()) });
+    let order = RedisOrder::new(&redis);
+    comes_back(&order).await;
+    let q = queue("q");
+    let many = tasks(&q, 1..=2_000);
+    let pushes = futures_util::future::join_all((0..200).map(|_| order.push(&many))).await;
+    let errors: Vec<_> = pushes.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+    assert!(!errors.is_empty(), "two hundred long calls over one connection do not fit into 100 ms");
+    let other = errors.iter().find(|error| !error.contains("all connections were busy"));
+    assert_eq!(other, None);
+    assert!(!redis.is_down(), "whoever comes later is served");
+    comes_back(&order).await;
+}

@@ -10,7 +10,7 @@
   ARGV[3 + q]     the most ids to take from the q-th queue
 
   Returns two lists: the ids in order, and the positions (from 1) of the queues that run low: those that are not known
-  to hold all that waits, and that hold less than half a window or may lack a task in the middle. A queue that
+  to hold all that waits, and that hold less than a quarter of a window or may lack a task in the middle. A queue that
   nobody knows, as after a FLUSHALL, is such a one.
 ]]
 local PRIORITY_STEP = 2 ^ 49
@@ -108,7 +108,7 @@ for q = 1, count do
     redis.call('ZREMRANGEBYRANK', window, 0, heads[q].taken - 1)
   end
   local state = redis.call('HMGET', meta, 'complete', 'torn')
-  if state[1] ~= '1' and (state[2] == '1' or redis.call('ZCARD', window) * 2 < size) then
+  if state[1] ~= '1' and (state[2] == '1' or redis.call('ZCARD', window) * 4 < size) then
     low[#low + 1] = q
   end
 end
