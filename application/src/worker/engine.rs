@@ -41,7 +41,7 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(250);
 /// The most tasks in one claim.
 const LARGEST_CLAIM: usize = 1000;
 /// How many claims are under way at once while there is plenty to do, and how many settlements.
-const CLAIMS_AT_ONCE: usize = 2;
+const CLAIMS_AT_ONCE: std::ops::RangeInclusive<usize> = 2..=4;
 const SETTLEMENTS_AT_ONCE: usize = 2;
 
 /// What comes back to the loop.
@@ -193,7 +193,7 @@ impl Engine {
                 Some(worker) => {
                     self.beat(worker);
                     self.ask_for_cancellations(worker);
-                    for _ in 0..if draining { 0 } else { CLAIMS_AT_ONCE } {
+                    for _ in 0..if draining { 0 } else { self.claims_at_once() } {
                         self.fetch(worker);
                     }
                 }
@@ -306,7 +306,7 @@ impl Engine {
         let look = now >= self.next_look;
         let look_for_suspects = now >= self.next_look_for_suspects;
         let reason = look || look_for_suspects || self.news_of_work;
-        let most_claims = if self.plenty { CLAIMS_AT_ONCE } else { 1 };
+        let most_claims = if self.plenty { self.claims_at_once() } else { 1 };
         if self.claims >= most_claims || !reason || now < self.claim_not_before {
             return;
         }
@@ -326,7 +326,7 @@ impl Engine {
         }
         self.claims += 1;
         self.reserved += limit;
-        self.news_of_work = self.plenty && self.claims < CLAIMS_AT_ONCE;
+        self.news_of_work = self.plenty && self.claims < self.claims_at_once();
         if look {
             self.next_look = now + if self.has_news() { LOOK_AT_STORE } else { LOOK_WHEN_ALONE };
         }
@@ -349,6 +349,11 @@ impl Engine {
         });
     }
 
+    /// More where there are slots for several of the largest claims.
+    fn claims_at_once(&self) -> usize {
+        (self.config.concurrency / LARGEST_CLAIM).clamp(*CLAIMS_AT_ONCE.start(), *CLAIMS_AT_ONCE.end())
+    }
+
     /// The most that the next claim may take. Half of the slots at most, where there are many, so that one claim is on its
     /// way while what another has brought is run.
     fn largest_claim(&self) -> usize {
@@ -358,7 +363,7 @@ impl Engine {
         let half = if self.config.concurrency < 100 {
             usize::MAX
         } else {
-            self.config.concurrency.div_ceil(CLAIMS_AT_ONCE)
+            self.config.concurrency.div_ceil(self.claims_at_once())
         };
         free.min(half).min(LARGEST_CLAIM)
     }
