@@ -18,8 +18,9 @@ use tokio::time::Instant;
 const WHOLE_SCANS: u32 = 20;
 /// ... unless they come less often than this: what came in before the mark must not wait for long.
 const SELDOM: Duration = Duration::from_secs(2);
-/// So few rows are passed over in no time: up to then, every scan is whole.
-const FEW: usize = 5_000;
+/// So few rows are passed over in no time: up to then, every scan is whole, unless the last one was as slow as this.
+const FEW: usize = 2_000;
+const SLOW: Duration = Duration::from_millis(100);
 const PRIORITIES: usize = Priority::LAST.get() as usize + 1;
 
 /// The marks of one kind of scan.
@@ -31,6 +32,8 @@ struct Book {
     /// By queue and priority: nothing is expected up to this id.
     behind: HashMap<QueueName, [i64; PRIORITIES]>,
     no_whole_scan_before: Option<Instant>,
+    /// By the last whole scan.
+    took: Duration,
     found: usize,
 }
 
@@ -46,7 +49,8 @@ impl Marks {
     pub(crate) fn begin<'q>(&self, queues: impl IntoIterator<Item = &'q QueueName>) -> (Scan, Vec<i64>) {
         let book = self.book();
         let began = Instant::now();
-        let whole = book.found < FEW || book.no_whole_scan_before.is_none_or(|moment| began >= moment);
+        let few = book.found < FEW && book.took < SLOW;
+        let whole = few || book.no_whole_scan_before.is_none_or(|moment| began >= moment);
         let from_the_start = [-1; PRIORITIES];
         let behind = |queue| book.behind.get(queue).filter(|_| !whole).unwrap_or(&from_the_start);
         let behind = queues.into_iter().flat_map(|queue| *behind(queue)).collect();
@@ -72,6 +76,7 @@ impl Marks {
         }
         if scan.whole {
             let took = scan.began.elapsed();
+            book.took = took;
             let pause = (took * WHOLE_SCANS).min(SELDOM.max(took * 2));
             book.no_whole_scan_before = Some(scan.began + pause);
         }
@@ -115,5 +120,14 @@ mod tests {
         // This one was quick, so the next is whole as well.
         marks.end(&scan, 0, []);
         assert_eq!(marks.begin([&queue]).1, behind(0, -1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_process_that_meets_a_slow_scan_does_not_repeat_it() {
+        let (marks, queue) = (Marks::default(), QueueName::default_queue());
+        let (scan, _) = marks.begin([&queue]);
+        tokio::time::advance(SLOW).await;
+        marks.end(&scan, 1, [(&queue, Priority::FIRST, TaskId(7))]);
+        assert_eq!(marks.begin([&queue]).1, behind(0, 7));
     }
 }
