@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use domain::{QueueName, Slots, Status, Suspicion, TaskId, WorkerId};
+use domain::{QueueName, Slots, Status, TaskId, WorkerId};
 use tokio::{
     sync::{broadcast::error::RecvError, mpsc},
     time::Instant,
@@ -19,6 +19,7 @@ use super::{
     attempt::{Ended, Order},
     fetch::{Fetched, Want, fetch},
     settle::{self, Settled},
+    suspects::RunningSuspects,
 };
 use crate::{
     handler::{Recorder, RunningAttempt, Stop, TaskInfo},
@@ -588,47 +589,6 @@ impl Engine {
                 crew.ports.signals.publish(&news).await;
             }
         });
-    }
-}
-
-/// How many suspects of each degree run here.
-#[derive(Debug, Default)]
-struct RunningSuspects {
-    shared: usize,
-    alone: usize,
-}
-
-impl RunningSuspects {
-    fn of(&mut self, suspicion: Suspicion) -> Option<&mut usize> {
-        match suspicion {
-            Suspicion::None => None,
-            Suspicion::Shared => Some(&mut self.shared),
-            Suspicion::Alone => Some(&mut self.alone),
-        }
-    }
-
-    fn take(&mut self, suspicion: Suspicion) {
-        if let Some(running) = self.of(suspicion) {
-            *running += 1;
-        }
-    }
-
-    /// Whether that makes room for another suspect.
-    fn give_back(&mut self, suspicion: Suspicion) -> bool {
-        self.of(suspicion).map(|running| *running = running.saturating_sub(1)).is_some()
-    }
-
-    /// Degrees of which more may run, with how many more.
-    fn room(&mut self) -> Vec<(Suspicion, usize)> {
-        let mut room = Vec::new();
-        for suspicion in Suspicion::ALL {
-            if let (Some(most), Some(running)) = (suspicion.at_once(), self.of(suspicion))
-                && *running < most
-            {
-                room.push((suspicion, most - *running));
-            }
-        }
-        room
     }
 }
 

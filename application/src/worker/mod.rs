@@ -7,6 +7,7 @@ mod attempt;
 mod engine;
 mod fetch;
 mod settle;
+mod suspects;
 
 use std::{sync::Arc, time::Duration};
 
