@@ -137,7 +137,8 @@ pub(crate) fn queue(name: &str) -> QueueName {
 /// Claims all that waits and fails it for good, with the code that `code` gives.
 pub(crate) async fn fail_all(store: &MemoryStore, code: impl Fn(TaskId) -> &'static str) {
     let worker = store.register(&profile("failing@host")).await.expect("registered");
-    let queues = store.waiting_queues().await.expect("readable").into_iter().map(|queue| (queue, usize::MAX));
+    let queues =
+        store.waiting_queues(&[]).await.expect("readable").into_iter().map(|queue| (queue, usize::MAX));
     let claim = Claim::Next { queues: queues.collect(), limit: usize::MAX };
     let claimed = store.claim(worker, &claim).await.expect("claimed");
     let settle = |task: &ClaimedTask| Settlement {

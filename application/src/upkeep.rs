@@ -251,7 +251,7 @@ impl Upkeep {
             return Ok(());
         };
         self.next_sweep = Instant::now() + SWEEP;
-        for queue in self.ports.store.waiting_queues().await? {
+        for queue in self.ports.store.waiting_queues(&[]).await? {
             if let Err(error) = refill(self.ports.store.as_ref(), order.as_ref(), &queue, SWEEP_DEPTH).await {
                 tracing::debug!(%error, %queue, "the order could not be swept");
                 return Ok(());

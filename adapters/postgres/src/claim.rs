@@ -25,7 +25,9 @@ use crate::{
     rows::{self, counters, field, in_lock_order, lane, limit},
 };
 
-/// A claim of the rows of `live` that `$chosen` says and that wait in `$lane`, by worker `$1` at `$2`.
+/// A claim of the rows of `live` that `$chosen` says and that wait in `$lane`, by worker `$1` at `$2`. `IS TRUE` hides
+/// from the planner that the index of waiting tasks would do: on an empty table, which is where the first workers of an
+/// installation prepare this, it looks as good as the primary key, and reads all that waits.
 macro_rules! claim_tasks {
     ($before:literal, $chosen:literal, $lane:literal) => {
         concat!(
@@ -38,9 +40,9 @@ macro_rules! claim_tasks {
                     started_at = coalesce($2, now()), changed_at = coalesce($2, now())
                 WHERE id = ANY(",
             $chosen,
-            ") AND lane = ",
+            ") AND (ready AND worker IS NULL AND lane = ",
             $lane,
-            " AND ready AND worker IS NULL AND EXISTS (SELECT FROM me)
+            ") IS TRUE AND EXISTS (SELECT FROM me)
                 RETURNING id, tenant, queue, priority, attempt, failures, crashes, forgiven_failures, forgiven_crashes,
                     started_at
             ), batch AS (

@@ -23,6 +23,7 @@ mod migrate;
 mod once;
 mod options;
 mod overrun;
+mod plans;
 mod read;
 mod record;
 mod rescue;
@@ -238,8 +239,8 @@ impl UpkeepStore for PostgresStore {
         self.first_waiting(queue, limit).await
     }
 
-    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
-        self.queues_that_wait().await
+    async fn waiting_queues(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError> {
+        self.queues_that_wait(except).await
     }
 
     async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {

@@ -1,5 +1,7 @@
 //! Who waits, for rebuilding the order.
 
+use std::{collections::BTreeSet, iter};
+
 use application::ports::{StoreError, Waiting};
 use domain::{QueueName, Suspicion, TaskId};
 use sqlx::{PgConnection, postgres::PgRow};
@@ -23,18 +25,27 @@ CROSS JOIN LATERAL (
 ) found
 LIMIT $2";
 
-/// Leaps from queue to queue through the index, instead of reading every task. Any lane counts: suspects wait too.
-pub(crate) const WAITING_QUEUES: &str = "
-WITH RECURSIVE known AS (
-    (SELECT queue FROM live WHERE ready ORDER BY queue LIMIT 1)
+/// Leaps from queue to queue through the index, instead of reading every task, and only between names that are known
+/// (behind `$1`, before `$2`): what an old snapshot keeps of a busy queue is not read. Any lane counts: suspects wait too.
+pub(crate) const WAITING_QUEUES: &str = r#"
+WITH RECURSIVE other AS (
+    SELECT behind COLLATE "C" AS queue, before COLLATE "C" AS before
+    FROM unnest($1::text[], $2::text[]) AS gap (behind, before)
     UNION ALL
-    SELECT (SELECT live.queue FROM live WHERE live.ready AND live.queue > known.queue ORDER BY live.queue LIMIT 1)
-    FROM known WHERE known.queue IS NOT NULL
+    SELECT (
+        SELECT live.queue FROM live WHERE live.ready AND live.queue > other.queue AND live.queue < other.before
+        ORDER BY live.queue LIMIT 1
+    ), other.before
+    FROM other WHERE other.queue IS NOT NULL
 )
-SELECT queue FROM known WHERE queue IS NOT NULL AND (
-    SELECT true FROM live WHERE live.queue = known.queue AND live.ready AND live.worker IS NULL
+SELECT queue FROM other WHERE queue IS NOT NULL AND NOT queue = ANY($1) AND (
+    SELECT true FROM live WHERE live.queue = other.queue AND live.ready AND live.worker IS NULL
     ORDER BY live.lane, live.priority, live.id LIMIT 1
-)";
+)"#;
+
+/// Before and after every name of a queue.
+const BEFORE_ALL: &str = "";
+const AFTER_ALL: &str = "~";
 
 struct FirstWaiting {
     queue: QueueName,
@@ -55,13 +66,19 @@ impl Operation for FirstWaiting {
     }
 }
 
-struct QueuesThatWait;
+struct QueuesThatWait {
+    /// In their order, each once.
+    except: BTreeSet<QueueName>,
+}
 
 impl Operation for QueuesThatWait {
     type Output = Vec<QueueName>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<QueueName>, Fault> {
-        let rows = sqlx::query(WAITING_QUEUES).fetch_all(connection).await?;
+        let names = || self.except.iter().map(QueueName::as_str);
+        let behind: Vec<_> = iter::once(BEFORE_ALL).chain(names()).collect();
+        let before: Vec<_> = names().chain(iter::once(AFTER_ALL)).collect();
+        let rows = sqlx::query(WAITING_QUEUES).bind(behind).bind(before).fetch_all(connection).await?;
         rows.iter().map(|row| rows::name(row, "queue")).collect()
     }
 }
@@ -84,7 +101,7 @@ impl PostgresStore {
         Ok(waiting)
     }
 
-    pub(crate) async fn queues_that_wait(&self) -> Result<Vec<QueueName>, StoreError> {
-        self.connections.run(QueuesThatWait).await
+    pub(crate) async fn queues_that_wait(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError> {
+        self.connections.run(QueuesThatWait { except: except.iter().cloned().collect() }).await
     }
 }

@@ -163,8 +163,8 @@ impl UpkeepStore for SqliteStore {
         self.query(WaitingIn { queue: queue.clone(), limit }).await
     }
 
-    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
-        self.query(WaitingQueues).await
+    async fn waiting_queues(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError> {
+        self.query(WaitingQueues { except: except.to_vec() }).await
     }
 
     async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {

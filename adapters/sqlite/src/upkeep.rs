@@ -144,8 +144,10 @@ impl Query for WaitingIn {
     }
 }
 
-/// Queues in which something is pending.
-pub(crate) struct WaitingQueues;
+/// Queues other than these in which something is pending.
+pub(crate) struct WaitingQueues {
+    pub(crate) except: Vec<QueueName>,
+}
 
 #[async_trait]
 impl Query for WaitingQueues {
@@ -161,6 +163,8 @@ impl Query for WaitingQueues {
                 FROM waiting WHERE waiting.queue IS NOT NULL)
             SELECT queue FROM waiting WHERE queue IS NOT NULL";
         let queues: Vec<String> = sqlx::query_scalar(SQL).fetch_all(snapshot).await.map_err(store_error)?;
-        queues.iter().map(|queue| parse_queue(queue)).collect()
+        let mut queues: Vec<_> = queues.iter().map(|queue| parse_queue(queue)).collect::<Result<_, _>>()?;
+        queues.retain(|queue| !self.except.contains(queue));
+        Ok(queues)
     }
 }

@@ -99,9 +99,10 @@ impl UpkeepStore for MemoryStore {
         Ok(line.filter_map(|(_, id)| state.tasks.get(id).map(|entry| entry.waiting(*id))).collect())
     }
 
-    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
+    async fn waiting_queues(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError> {
         let (state, _) = self.enter();
-        let mut queues: Vec<_> = state.pending.keys().map(|(queue, _)| queue.clone()).collect();
+        let others = state.pending.keys().map(|(queue, _)| queue).filter(|queue| !except.contains(queue));
+        let mut queues: Vec<_> = others.cloned().collect();
         queues.dedup();
         Ok(queues)
     }

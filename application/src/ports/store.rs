@@ -413,8 +413,8 @@ pub trait UpkeepStore: Send + Sync {
     /// they are not part of it.
     async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError>;
 
-    /// Queues in which something waits as PENDING, suspects included.
-    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError>;
+    /// Queues other than these in which something waits as PENDING, suspects included. What waits in these costs nothing.
+    async fn waiting_queues(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError>;
 
     /// Running tasks that started longer ago than their time limit and `grace` together, by the store's clock, at most
     /// `limit`: their worker lives, and does not stop them. Settle them as their worker would.

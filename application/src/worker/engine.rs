@@ -339,12 +339,14 @@ impl Engine {
         }
         let want = Want { queues, limit, look_at_the_store: look, suspects };
         let crew = Arc::clone(&self.crew);
-        let learn_queues = look && self.config.queues.is_empty();
+        let known = (look && self.config.queues.is_empty()).then(|| self.queues.clone());
         tokio::spawn(async move {
             let WorkerPorts { store, order, .. } = &crew.ports;
             let fetched = fetch(store.as_ref(), order.as_deref(), worker, &want).await;
             let _ = crew.outbox.send(Message::Fetched(worker, want.limit, fetched));
-            if learn_queues && let Ok(queues) = crew.ports.store.waiting_queues().await {
+            if let Some(known) = known
+                && let Ok(queues) = store.waiting_queues(&known).await
+            {
                 let _ = crew.outbox.send(Message::Queues(queues));
             }
         });

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The most endings in one settlement.
-pub(super) const BATCH: usize = 500;
+pub(super) const BATCH: usize = 1000;
 
 /// What the domain says about an ending; `None` when there is nothing to say because the lease is lost.
 pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlement> {

@@ -563,7 +563,7 @@ impl<'a> History<'a> {
     }
 
     async fn check_order(&self, at: &str) {
-        let mut queues = self.store.waiting_queues().await.expect("queues");
+        let mut queues = self.store.waiting_queues(&[]).await.expect("queues");
         queues.sort_unstable();
         let pending = self.tasks.values().filter(|task| !task.deleted && task.state == State::Pending);
         let expected: BTreeSet<_> = pending.map(|task| task.submitted.queue.clone()).collect();

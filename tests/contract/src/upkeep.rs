@@ -148,13 +148,24 @@ pub async fn the_waiting_are_listed_in_order(harness: &dyn Harness) {
 pub async fn queues_that_wait_are_named(harness: &dyn Harness) {
     let store = &*harness.store();
     let worker = worker(store).await;
-    assert_eq!(store.waiting_queues().await.expect("queues"), []);
+    assert_eq!(store.waiting_queues(&[]).await.expect("queues"), []);
     submit(store, &[task_in("b", 5), task_in("a", 1), task_in("b", 0)]).await;
     let later = NewTask { queue: queue("later"), ..task_after(SECOND) };
     submit(store, &[later, NewTask { tenant: tenant("acme"), ..task_in("theirs", 5) }]).await;
     let taken = submit_one(store, task_in("taken", 5)).await;
     start(store, worker, taken).await;
-    let mut queues = store.waiting_queues().await.expect("queues");
+    let mut queues = store.waiting_queues(&[]).await.expect("queues");
     queues.sort_unstable();
     assert_eq!(queues, [queue("a"), queue("b"), queue("theirs")]);
+    for (except, others) in [
+        (&["b"][..], &["a", "theirs"][..]),
+        (&["theirs", "a", "a"], &["b"]),
+        (&["a", "b", "theirs"], &[]),
+        (&["0", "aa", "zz"], &["a", "b", "theirs"]),
+    ] {
+        let except: Vec<_> = except.iter().map(|name| queue(name)).collect();
+        let mut found = store.waiting_queues(&except).await.expect("queues");
+        found.sort_unstable();
+        assert_eq!(found, others.iter().map(|name| queue(name)).collect::<Vec<_>>(), "except {except:?}");
+    }
 }

@@ -2,11 +2,14 @@
 //!
 //! The rate is that of the first tasks that a fresh worker process ends: from its first claim until the last of them is
 //! settled, by the server's clock. `waiting` is what still waits behind them, so 1,000 waiting are measured over as many
-//! tasks as 5,000,000.
+//! tasks as 5,000,000. Beside an old snapshot the worker is one that has drained all the time since; it is frozen while
+//! its next tasks are submitted. What a fresh one does there, which has to find the first waiting task behind all that
+//! cannot be cleaned up, is told besides.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use e2e_tests::program::Program;
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::Instant;
 
@@ -23,9 +26,17 @@ enum Hindrance {
     /// Nothing.
     None,
     /// A transaction with a snapshot this old; tasks have been submitted and drained all the time since.
-    Snapshot(Duration),
+    Snapshot(Duration, Worker),
     /// So many tasks that have ended.
     History(usize),
+}
+
+/// Who is measured beside a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worker {
+    /// The one that has been there since.
+    Old,
+    Fresh,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -34,14 +45,17 @@ struct Case {
     hindrance: Hindrance,
     order: Order,
     /// Of the rate with 1,000 waiting and nothing in the way.
-    goal: f64,
+    goal: Option<f64>,
 }
 
 impl Case {
     fn text(&self) -> String {
         let hindrance = match self.hindrance {
             Hindrance::None => String::new(),
-            Hindrance::Snapshot(age) => format!(", beside a snapshot of {age:?}"),
+            Hindrance::Snapshot(age, Worker::Old) => format!(", beside a snapshot of {age:?}"),
+            Hindrance::Snapshot(age, Worker::Fresh) => {
+                format!(", beside a snapshot of {age:?}, a fresh worker")
+            }
             Hindrance::History(count) => format!(", after {} ended", counted(count)),
         };
         format!("{} waiting{hindrance}, {}", counted(self.waiting), self.order.text())
@@ -63,7 +77,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
     let mut with_redis = Vec::new();
     for order in [Order::Redis, Order::PostgresAlone] {
         let case = |waiting, hindrance, goal| Case { waiting, hindrance, order, goal };
-        let base = case(few, Hindrance::None, 0.9);
+        let base = case(few, Hindrance::None, Some(0.9));
         let rates = repetitions(bench, base, slice).await?;
         let line = Line::new("P7", base.text(), "tasks/s", rates.clone());
         lines.push(match order {
@@ -72,14 +86,19 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
         });
         // The issue's wording: half is enough without Redis beside an old transaction.
         let beside = if order == Order::Redis { 0.9 } else { 0.5 };
-        let mut cases: Vec<Case> = depths.iter().map(|depth| case(*depth, Hindrance::None, 0.9)).collect();
-        cases.push(case(few, Hindrance::Snapshot(age), beside));
-        cases.push(case(few, Hindrance::History(history), 0.9));
+        let mut cases: Vec<Case> =
+            depths.iter().map(|depth| case(*depth, Hindrance::None, Some(0.9))).collect();
+        cases.push(case(few, Hindrance::Snapshot(age, Worker::Old), Some(beside)));
+        cases.push(case(few, Hindrance::Snapshot(age, Worker::Fresh), None));
+        cases.push(case(few, Hindrance::History(history), Some(0.9)));
         for case in cases {
             let measured = repetitions(bench, case, slice).await?;
             let name = format!("{} waiting", counted(few));
             let line = Line::new("P7", case.text(), "tasks/s", measured).against(name, &rates);
-            lines.push(line.goal(Goal::TimesAtLeast(case.goal)));
+            lines.push(match case.goal {
+                Some(goal) => line.goal(Goal::TimesAtLeast(goal)),
+                None => line,
+            });
         }
         if order == Order::Redis {
             with_redis = rates;
@@ -92,21 +111,31 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
 async fn repetitions(bench: &Bench, case: Case, slice: usize) -> Result<Vec<f64>> {
     let database = bench.rig.database().await?;
     let mut connection = database.connect().await?;
-    let mut snapshot = None;
+    let (mut snapshot, mut old) = (None, None);
     match case.hindrance {
         Hindrance::None => {}
         Hindrance::History(count) => grow_history(&mut connection, count).await?,
-        Hindrance::Snapshot(age) => {
+        Hindrance::Snapshot(age, worker) => {
             snapshot = Some(hold_snapshot(&database).await?);
-            drain_meanwhile(bench, &database, &mut connection, case.order, age, slice).await?;
+            let program = drain_meanwhile(bench, &database, &mut connection, case.order, age, slice).await?;
+            match worker {
+                Worker::Old => old = Some(program),
+                Worker::Fresh => rig::stop(program).await,
+            }
         }
     }
     let mut rates = Vec::with_capacity(bench.scale.reps);
     for _ in 0..bench.scale.reps {
+        if let Some(worker) = &old {
+            worker.freeze();
+        }
         let there = rig::number(&mut connection, "SELECT count(*) FROM live").await?;
         let missing = (case.waiting + slice).saturating_sub(usize::try_from(there)?);
         database.fill(&rig::task(NOOP, "null")?, missing).await?;
-        rates.push(rate(bench, &database, &mut connection, case.order, slice).await?);
+        rates.push(rate(bench, &database, &mut connection, case.order, old.as_ref(), slice).await?);
+    }
+    if let Some(worker) = old {
+        rig::stop(worker).await;
     }
     if let Some(snapshot) = snapshot {
         snapshot.close().await.context("the server ended the old transaction")?;
@@ -114,12 +143,13 @@ async fn repetitions(bench: &Bench, case: Case, slice: usize) -> Result<Vec<f64>
     Ok(rates)
 }
 
-/// Of the first `slice` tasks that a fresh worker ends.
+/// Of the first `slice` tasks that a frozen worker ends when it goes on, or a fresh one.
 async fn rate(
     bench: &Bench,
     database: &Database,
     connection: &mut PgConnection,
     order: Order,
+    frozen: Option<&Program>,
     slice: usize,
 ) -> Result<f64> {
     bench.rig.forget_order().await?;
@@ -130,14 +160,22 @@ async fn rate(
         .bind(skipped)
         .fetch_one(&mut *connection)
         .await?;
-    let worker = bench.rig.worker(database, order, &[]).await?;
-    database.gone(connection, last).await?;
-    rig::stop(worker.program).await;
+    match frozen {
+        Some(worker) => {
+            worker.thaw();
+            database.gone(connection, last).await?;
+        }
+        None => {
+            let worker = bench.rig.worker(database, order, &[]).await?;
+            database.gone(connection, last).await?;
+            rig::stop(worker.program).await;
+        }
+    }
     let (first, end): (i64, i64) = sqlx::query_as(
         "SELECT (extract(epoch FROM min(started_at)) * 1000000)::bigint,
             (extract(epoch FROM max(ended_at)) * 1000000)::bigint
          FROM (SELECT started_at, ended_at FROM outcome
-               WHERE ended_at >= to_timestamp($1 / 1000000.0) ORDER BY ended_at LIMIT $2) AS first",
+               WHERE started_at >= to_timestamp($1 / 1000000.0) ORDER BY ended_at LIMIT $2) AS first",
     )
     .bind(began)
     .bind(i64::try_from(slice)?)
@@ -175,7 +213,7 @@ async fn hold_snapshot(database: &Database) -> Result<PgConnection> {
     Ok(connection)
 }
 
-/// Keeps a worker busy for so long: what it deletes cannot be cleaned up.
+/// Keeps a worker busy for so long: what it deletes cannot be cleaned up. It goes on afterwards.
 async fn drain_meanwhile(
     bench: &Bench,
     database: &Database,
@@ -183,13 +221,12 @@ async fn drain_meanwhile(
     order: Order,
     length: Duration,
     at_once: usize,
-) -> Result<()> {
+) -> Result<Program> {
     let worker = bench.rig.worker(database, order, &[]).await?;
     let began = Instant::now();
     while began.elapsed() < length {
         let last = database.fill(&rig::task(NOOP, "null")?, at_once).await?;
         database.gone(connection, last).await?;
     }
-    rig::stop(worker.program).await;
-    Ok(())
+    Ok(worker.program)
 }

@@ -158,13 +158,78 @@ async fn no_verb_reads_a_whole_table_that_was_analysed_while_all_ran() {
     use_every_verb(&mut bench, &ids).await;
 }
 
+/// As it is for the first workers of an installation, which keep their plans until somebody analyses the tables.
+#[tokio::test]
+async fn no_verb_reads_a_whole_table_that_was_empty_when_its_plan_was_made() {
+    let mut bench = Bench::new().await;
+    let before = bench.counted(READS).await;
+    let store = bench.store().await;
+    every_verb_in_vain(&store).await;
+    let ids = submit_many(&bench.store().await, BACKLOG).await;
+    every_verb(&store, &bench.clock, &ids).await;
+    drop(store);
+    few_were_read(before, bench.counted(READS).await);
+}
+
+/// Makes all plans.
+async fn every_verb_in_vain(store: &dyn Store) {
+    let (tenant, worker) = (Tenant::default(), worker(store).await);
+    let nobody = [TaskId(i64::MAX)];
+    let page = ListPage { before: None, limit: 20 };
+    let settle = |change| Settlement {
+        task: nobody[0],
+        attempt: 1,
+        change,
+        result: None,
+        details: None,
+        knew_of_cancel: false,
+    };
+    let counters = domain::Counters { attempt: 1, ..domain::Counters::default() };
+    let end = domain::Change::Finish { end: domain::End::Completed, counters, error: None };
+    let again = domain::Change::Wait {
+        after: SECOND,
+        counters,
+        outcome: domain::AttemptOutcome::Released,
+        error: None,
+    };
+    let settlements = [settle(end), settle(again)];
+    assert_eq!(store.claim(worker, &Claim::Ids(nobody.to_vec())).await.expect("claim").len(), 0);
+    assert_eq!(claim_next(store, worker, &[("q", BATCH)], BATCH).await.len(), 0);
+    let applied = store.settle(worker, &settlements).await.expect("settle");
+    assert_eq!(applied, [application::ports::Applied::Stale; 2]);
+    assert_eq!(store.promote(BATCH).await.expect("promote").len(), 0);
+    assert_eq!(store.expire(BATCH).await.expect("expire").len(), 0);
+    assert_eq!(store.next_due().await.expect("next_due"), None);
+    store.cancel(&tenant, &nobody).await.expect("cancel");
+    assert_eq!(store.cancel_requests(worker).await.expect("requests").len(), 0);
+    store.delete(&tenant, &nobody).await.expect("delete");
+    let note = ProgressRecord { task: nobody[0], attempt: 1, progress: Progress::new(1, 2, None) };
+    let chunk = ChunkRecord { task: nobody[0], attempt: 1, seq: 1, text: "a".into() };
+    store.record(worker, &[note], &[chunk]).await.expect("record");
+    assert_eq!(store.chunks_after(nobody[0], (0, 0), 10).await.expect("chunks").len(), 0);
+    assert_eq!(store.read(&tenant, &nobody).await.expect("read").len(), 0);
+    assert_eq!(store.attempts(&tenant, nobody[0]).await.expect("attempts"), None);
+    for statuses in [vec![], vec![Status::Pending], vec![Status::Completed], vec![Status::Expired]] {
+        let filter = TaskFilter { statuses, ..TaskFilter::default() };
+        assert_eq!(store.list(&tenant, &filter, page).await.expect("list").len(), 0);
+    }
+    assert_eq!(store.waiting(&queue("q"), BATCH).await.expect("waiting").len(), 0);
+    assert_eq!(store.waiting_queues(&[]).await.expect("queues").len(), 0);
+    assert!(store.heartbeat(worker).await.expect("heartbeat"));
+    assert_eq!(store.orphans(BATCH).await.expect("orphans").len(), 0);
+}
+
 /// A few batches of everything, on a store of its own so that all plans are made now; then looks at what was read.
 async fn use_every_verb(bench: &mut Bench, ids: &[TaskId]) {
     let before = bench.counted(READS).await;
     let store = Arc::new(bench.store().await);
     every_verb(&*store, &bench.clock, ids).await;
     drop(store);
-    let after = bench.counted(READS).await;
+    few_were_read(before, bench.counted(READS).await);
+}
+
+/// By name of the table: scans from end to end, and rows found through an index.
+fn few_were_read(before: Vec<(String, i64, i64)>, after: Vec<(String, i64, i64)>) {
     for ((table, scans_before, rows_before), (_, scans, rows)) in before.into_iter().zip(after) {
         assert_eq!(scans, scans_before, "{table} was read from end to end");
         // Nine batches, each of which touches a row several times (find, lock, change, check).
@@ -230,7 +295,7 @@ async fn every_verb(store: &dyn Store, clock: &TestClock, ids: &[TaskId]) {
         assert_eq!(store.list(&tenant, &filter, page).await.expect("list").len(), 20);
     }
     assert_eq!(store.waiting(&queue("q"), BATCH).await.expect("waiting").len(), BATCH);
-    assert_eq!(store.waiting_queues().await.expect("queues"), [queue("q")]);
+    assert_eq!(store.waiting_queues(&[]).await.expect("queues"), [queue("q")]);
 
     store.heartbeat(worker).await.expect("heartbeat");
     store.retire(worker).await.expect("retire");
@@ -354,5 +419,35 @@ async fn use_what_needs_people(bench: &mut Bench, ids: &[TaskId]) {
         assert_eq!(scans, scans_before, "{table} was read from end to end");
         let (most, read) = ((BATCH * 16) as i64, rows - rows_before);
         assert!(read < most, "{read} rows of {table} were read, more than {most}");
+    }
+}
+
+/// What a plan reads and how, without what differs between versions of the server: numbers of parameters, and whose
+/// result an initial plan is.
+fn steps(plan: &str) -> String {
+    let is_step =
+        |line: &&str| line.contains("->  ") || line.contains("Index Cond: ") || !line.starts_with(' ');
+    let step = |line: &str| {
+        let indent = line.len() - line.trim_start().len();
+        let text = line.trim_start().trim_start_matches("->  ");
+        let text: String = text.chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
+        format!("{:indent$}{text}\n", "")
+    };
+    plan.lines().filter(is_step).map(step).collect()
+}
+
+/// A change here is a change of what every task costs: look at `EXPLAIN (ANALYZE, BUFFERS)` and run `cargo xtask bench
+/// P2 P3` before you accept it.
+#[tokio::test]
+async fn claims_and_settlements_keep_their_plans() {
+    let store = Bench::new().await.store().await;
+    for (name, plan) in store.plans().await.expect("plans") {
+        let expected = match name {
+            "claim_ids" => include_str!("plans/claim_ids.txt"),
+            "claim_next" => include_str!("plans/claim_next.txt"),
+            "finish" => include_str!("plans/finish.txt"),
+            other => panic!("no plan is kept for {other}"),
+        };
+        assert_eq!(steps(&plan), expected, "the plan of {name} is now:\n{plan}");
     }
 }

@@ -263,8 +263,8 @@ impl UpkeepStore for BrokenStore {
         self.inner.waiting(queue, limit).await
     }
 
-    async fn waiting_queues(&self) -> Result<Vec<QueueName>, StoreError> {
-        self.inner.waiting_queues().await
+    async fn waiting_queues(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError> {
+        self.inner.waiting_queues(except).await
     }
 
     async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {
