@@ -153,6 +153,8 @@ async fn rate(
     slice: usize,
 ) -> Result<f64> {
     bench.rig.forget_order().await?;
+    // Every case begins alike: what filled the tables is on the disk, and no checkpoint comes in between.
+    sqlx::raw_sql("CHECKPOINT").execute(&mut *connection).await?;
     let began: i64 =
         rig::number(connection, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await?;
     let skipped = i64::try_from(slice)? - 1;
