@@ -26,17 +26,9 @@ enum Hindrance {
     /// Nothing.
     None,
     /// A transaction with a snapshot this old; tasks have been submitted and drained all the time since.
-    Snapshot(Duration, Worker),
+    Snapshot(Duration),
     /// So many tasks that have ended.
     History(usize),
-}
-
-/// Who is measured beside a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Worker {
-    /// The one that has been there since.
-    Old,
-    Fresh,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,17 +37,14 @@ struct Case {
     hindrance: Hindrance,
     order: Order,
     /// Of the rate with 1,000 waiting and nothing in the way.
-    goal: Option<f64>,
+    goal: f64,
 }
 
 impl Case {
     fn text(&self) -> String {
         let hindrance = match self.hindrance {
             Hindrance::None => String::new(),
-            Hindrance::Snapshot(age, Worker::Old) => format!(", beside a snapshot of {age:?}"),
-            Hindrance::Snapshot(age, Worker::Fresh) => {
-                format!(", beside a snapshot of {age:?}, a fresh worker")
-            }
+            Hindrance::Snapshot(age) => format!(", beside a snapshot of {age:?}"),
             Hindrance::History(count) => format!(", after {} ended", counted(count)),
         };
         format!("{} waiting{hindrance}, {}", counted(self.waiting), self.order.text())
@@ -77,70 +66,83 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
     let mut with_redis = Vec::new();
     for order in [Order::Redis, Order::PostgresAlone] {
         let case = |waiting, hindrance, goal| Case { waiting, hindrance, order, goal };
-        let base = case(few, Hindrance::None, Some(0.9));
-        let rates = repetitions(bench, base, slice).await?;
-        let line = Line::new("P7", base.text(), "tasks/s", rates.clone());
+        let base = case(few, Hindrance::None, 0.9);
+        let rates_of_few = repetitions(bench, base, slice).await?.fresh;
+        let line = Line::new("P7", base.text(), "tasks/s", rates_of_few.clone());
         lines.push(match order {
             Order::Redis => line,
             Order::PostgresAlone => line.against("with Redis", &with_redis).goal(Goal::TimesAtLeast(0.9)),
         });
         // The wording: half is enough without Redis beside an old transaction.
         let beside = if order == Order::Redis { 0.9 } else { 0.5 };
-        let mut cases: Vec<Case> =
-            depths.iter().map(|depth| case(*depth, Hindrance::None, Some(0.9))).collect();
-        cases.push(case(few, Hindrance::Snapshot(age, Worker::Old), Some(beside)));
-        cases.push(case(few, Hindrance::Snapshot(age, Worker::Fresh), None));
-        cases.push(case(few, Hindrance::History(history), Some(0.9)));
+        let mut cases: Vec<Case> = depths.iter().map(|depth| case(*depth, Hindrance::None, 0.9)).collect();
+        cases.push(case(few, Hindrance::Snapshot(age), beside));
+        cases.push(case(few, Hindrance::History(history), 0.9));
         for case in cases {
             let measured = repetitions(bench, case, slice).await?;
-            let name = format!("{} waiting", counted(few));
-            let line = Line::new("P7", case.text(), "tasks/s", measured).against(name, &rates);
-            lines.push(match case.goal {
-                Some(goal) => line.goal(Goal::TimesAtLeast(goal)),
-                None => line,
-            });
+            let line = |text, rates| {
+                Line::new("P7", text, "tasks/s", rates)
+                    .against(format!("{} waiting", counted(few)), &rates_of_few)
+            };
+            match measured.before {
+                None => lines.push(line(case.text(), measured.fresh).goal(Goal::TimesAtLeast(case.goal))),
+                Some(before) => {
+                    lines.push(line(case.text(), before).goal(Goal::TimesAtLeast(case.goal)));
+                    lines.push(line(format!("{}, a fresh worker", case.text()), measured.fresh));
+                }
+            }
         }
         if order == Order::Redis {
-            with_redis = rates;
+            with_redis = rates_of_few;
         }
     }
     Ok(lines)
 }
 
+/// The rates of one case.
+struct Rates {
+    /// Of a worker that was there before, where there was one.
+    before: Option<Vec<f64>>,
+    fresh: Vec<f64>,
+}
+
 /// All repetitions on one database: filling it takes far longer than measuring.
-async fn repetitions(bench: &Bench, case: Case, slice: usize) -> Result<Vec<f64>> {
+async fn repetitions(bench: &Bench, case: Case, slice: usize) -> Result<Rates> {
     let database = bench.rig.database().await?;
     let mut connection = database.connect().await?;
-    let (mut snapshot, mut old) = (None, None);
+    let (mut snapshot, mut before) = (None, None);
     match case.hindrance {
         Hindrance::None => {}
         Hindrance::History(count) => grow_history(&mut connection, count).await?,
-        Hindrance::Snapshot(age, worker) => {
+        Hindrance::Snapshot(age) => {
             snapshot = Some(hold_snapshot(&database).await?);
-            let program = drain_meanwhile(bench, &database, &mut connection, case.order, age, slice).await?;
-            match worker {
-                Worker::Old => old = Some(program),
-                Worker::Fresh => rig::stop(program).await,
+            let worker = drain_meanwhile(bench, &database, &mut connection, case.order, age, slice).await?;
+            let mut rates = Vec::with_capacity(bench.scale.reps);
+            for _ in 0..bench.scale.reps {
+                worker.freeze();
+                refill(&database, &mut connection, case.waiting + slice).await?;
+                rates.push(rate(bench, &database, &mut connection, case.order, Some(&worker), slice).await?);
             }
+            rig::stop(worker).await;
+            before = Some(rates);
         }
     }
-    let mut rates = Vec::with_capacity(bench.scale.reps);
+    let mut fresh = Vec::with_capacity(bench.scale.reps);
     for _ in 0..bench.scale.reps {
-        if let Some(worker) = &old {
-            worker.freeze();
-        }
-        let there = rig::number(&mut connection, "SELECT count(*) FROM live").await?;
-        let missing = (case.waiting + slice).saturating_sub(usize::try_from(there)?);
-        database.fill(&rig::task(NOOP, "null")?, missing).await?;
-        rates.push(rate(bench, &database, &mut connection, case.order, old.as_ref(), slice).await?);
-    }
-    if let Some(worker) = old {
-        rig::stop(worker).await;
+        refill(&database, &mut connection, case.waiting + slice).await?;
+        fresh.push(rate(bench, &database, &mut connection, case.order, None, slice).await?);
     }
     if let Some(snapshot) = snapshot {
         snapshot.close().await.context("the server ended the old transaction")?;
     }
-    Ok(rates)
+    Ok(Rates { before, fresh })
+}
+
+/// Has so many tasks wait, those included that wait already.
+async fn refill(database: &Database, connection: &mut PgConnection, waiting: usize) -> Result<()> {
+    let there = rig::number(connection, "SELECT count(*) FROM live").await?;
+    let missing = waiting.saturating_sub(usize::try_from(there)?);
+    database.fill(&rig::task(NOOP, "null")?, missing).await.map(|_| ())
 }
 
 /// Of the first `slice` tasks that a frozen worker ends when it goes on, or a fresh one.
