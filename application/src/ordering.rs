@@ -1,6 +1,6 @@
 //! Keeping the order in step with the store: after a commit, and when something was lost on the way.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use domain::{QueueName, Suspicion};
 
@@ -38,23 +38,22 @@ impl Announcer {
     }
 }
 
-/// After the store's commit: the order first, so that whoever wakes finds something.
+/// After the store's commit: whoever wakes finds something. The order tells of what it takes; of the others, and where
+/// it takes nothing, the bus tells.
 pub(crate) async fn announce_waiting(order: Option<&dyn Order>, signals: &dyn Signals, waiting: &[Waiting]) {
-    if waiting.is_empty() {
-        return;
-    }
-    let ordered: Vec<Waiting> =
-        waiting.iter().filter(|task| task.suspicion == Suspicion::None).cloned().collect();
+    let (mut ordered, mut others): (Vec<Waiting>, Vec<Waiting>) =
+        waiting.iter().cloned().partition(|task| order.is_some() && task.suspicion == Suspicion::None);
     if let Some(order) = order
         && !ordered.is_empty()
         && let Err(error) = order.push(&ordered).await
     {
         tracing::debug!(%error, "the order took no new tasks; workers find them in the store");
+        others.append(&mut ordered);
     }
-    let mut queues: Vec<QueueName> = waiting.iter().map(|task| task.queue.clone()).collect();
-    queues.sort();
-    queues.dedup();
-    signals.publish(&[Signal::Work(queues)]).await;
+    if !others.is_empty() {
+        let queues: BTreeSet<_> = others.into_iter().map(|task| task.queue).collect();
+        signals.publish(&[Signal::work(queues.into_iter().collect())]).await;
+    }
 }
 
 /// Puts the first waiting tasks of a queue back into the order.

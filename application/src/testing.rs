@@ -18,8 +18,8 @@ use crate::{
     in_process::InProcessSignals,
     memory::MemoryStore,
     ports::{
-        Applied, Chance, Claim, ClaimedTask, MockChance, Settlement, Store, UpkeepStore, WorkStore,
-        WorkerProfile,
+        Applied, Chance, Claim, ClaimedTask, MockChance, Order, Settlement, Signal, Store, UpkeepStore,
+        WorkStore, WorkerProfile,
     },
     registry::{Registry, TaskTypeSpec},
     schedules::Schedules,
@@ -64,6 +64,23 @@ impl Product {
             ports,
             jumped,
         }
+    }
+
+    /// Gives it an order.
+    pub(crate) fn with_order(self, order: impl Order + 'static) -> Self {
+        let order: Option<Arc<dyn Order>> = Some(Arc::new(order));
+        let ports = WorkerPorts { order, ..self.ports };
+        let WorkerPorts { order, signals, registry, routes, .. } = ports.clone();
+        Self {
+            tasks: Tasks::new(Arc::clone(&self.store) as _, order, signals, registry, routes),
+            ports,
+            ..self
+        }
+    }
+
+    /// Sends this news.
+    pub(crate) async fn publish(&self, signal: Signal) {
+        self.ports.signals.publish(&[signal]).await;
     }
 
     /// Moves the store's clock, and no other.

@@ -106,7 +106,9 @@ impl Process {
             shutdown.drain.cancelled().await;
         } else {
             // The API goes on while the worker drains, so that people can watch it.
-            Worker::new(worker_config(&config), wiring.worker_ports()).run(shutdown.clone()).await;
+            let worker = Worker::new(worker_config(&config), wiring.worker_ports());
+            // A task of its own: the main thread would have to be woken for each of its steps.
+            tokio::spawn(worker.run(shutdown.clone())).await.context("the worker's task ended early")?;
         }
         stop_api.cancel();
         if let Some(api) = api {

@@ -1,7 +1,7 @@
 //! Connections, and the one way to use them: [`Connections::run`].
 //!
-//! A call's work runs in a task of its own, so a caller that is dropped half way leaves no statement half read on a
-//! connection. Every wait has a limit, after which the connection is dropped and its place is free again.
+//! A call's work is done to its end: where its caller is dropped half way, the rest runs in a task of its own, so that no
+//! statement is left half read on a connection. Every wait has a limit, after which the connection is dropped and its place is free again.
 //!
 //! Why not sqlx's pool: it asks the server for a sign of life each time a connection comes back, which is a second round
 //! trip per statement, and waits for the answer without limit while the place counts as taken.
@@ -9,13 +9,16 @@
 use std::{
     collections::VecDeque,
     future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{self, Poll},
     time::Duration,
 };
 
 use application::ports::StoreError;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
@@ -36,6 +39,33 @@ pub(crate) trait Operation: Send + Sync + 'static {
     type Output: Send + 'static;
 
     fn run(&self, connection: &mut PgConnection) -> impl Future<Output = Result<Self::Output, Fault>> + Send;
+}
+
+/// A future that goes on when it is dropped before its end. As long as its caller waits, it runs in the caller's own
+/// task: each further task between a request and the database can be one more processor to wake.
+struct ToItsEnd<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+
+impl<T: Send + 'static> Future for ToItsEnd<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<T> {
+        // A future that has ended, also by a panic, is not polled again: then it is not here any more.
+        let Some(mut work) = self.0.take() else { return Poll::Pending };
+        let answer = work.as_mut().poll(context);
+        if answer.is_pending() {
+            self.0 = Some(work);
+        }
+        answer
+    }
+}
+
+impl<T: Send + 'static> Drop for ToItsEnd<T> {
+    fn drop(&mut self) {
+        // Without a runtime, the process ends.
+        if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(work);
+        }
+    }
 }
 
 /// A bounded set of connections. Clones share it.
@@ -93,12 +123,7 @@ impl Connections {
         &self,
         operation: O,
     ) -> Result<Result<O::Output, Fault>, StoreError> {
-        let shared = self.shared.clone();
-        match tokio::spawn(async move { shared.run(operation).await }).await {
-            Ok(outcome) => outcome,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(StoreError::Unavailable("the process is shutting down".into())),
-        }
+        ToItsEnd(Some(Box::pin(self.shared.clone().run(operation)))).await
     }
 }
 
@@ -241,5 +266,31 @@ impl Shared {
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_goes_on_when_its_caller_is_dropped_half_way() {
+        let ((answer, end), (done, is_done)) = (oneshot::channel::<()>(), oneshot::channel());
+        let mut work = ToItsEnd(Some(Box::pin(async move {
+            end.await.expect("an answer");
+            done.send(()).expect("somebody waits");
+        })));
+        let begun = std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut work).poll(context)));
+        assert!(begun.await.is_pending());
+        drop(work);
+        answer.send(()).expect("the work waits");
+        timeout(Duration::from_secs(5), is_done).await.expect("in time").expect("done");
+    }
+
+    #[tokio::test]
+    async fn work_that_is_awaited_gives_its_answer() {
+        assert_eq!(ToItsEnd(Some(Box::pin(async { 7 }))).await, 7);
     }
 }

@@ -22,12 +22,16 @@ use std::{
     time::Duration,
 };
 
-use application::ports::{Order, Popped, StoreError, Waiting};
+use application::ports::{Order, Popped, Signal, StoreError, Waiting};
 use async_trait::async_trait;
 use domain::{QueueName, TaskId};
 use redis::{Script, ScriptInvocation};
 
-use crate::{Redis, connection::Ask};
+use crate::{
+    Redis,
+    connection::Ask,
+    signals::{Origin, encode},
+};
 
 static PUSH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order/push.lua")));
 static POP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order/pop.lua")));
@@ -41,6 +45,9 @@ const PRIORITY_STEP: i64 = 1 << 49;
 /// The most tasks that one call of the push script takes; a longer call would keep everybody else waiting.
 const PUSH_AT_ONCE: usize = 2_000;
 
+/// So few tasks are named to the workers, so that one with nothing else to do need not come here for them.
+const NAMED_AT_MOST: usize = 16;
+
 /// The order of waiting tasks on Redis.
 #[derive(Debug)]
 pub struct RedisOrder {
@@ -48,6 +55,11 @@ pub struct RedisOrder {
     window: usize,
     /// Who is first in the next pop's round.
     turn: AtomicUsize,
+    /// How many processes heard of the last push. Only where it is one are tasks named: of several, all but one would
+    /// ask the store for nothing.
+    listeners: AtomicUsize,
+    /// Nobody's own: also the worker of this process hears of a push through Redis.
+    origin: Origin,
 }
 
 impl RedisOrder {
@@ -56,13 +68,29 @@ impl RedisOrder {
 
     /// Keeps at most [`RedisOrder::DEFAULT_WINDOW`] ids per queue.
     pub fn new(redis: &Redis) -> Self {
-        Self { redis: redis.clone(), window: Self::DEFAULT_WINDOW, turn: AtomicUsize::new(0) }
+        Self {
+            redis: redis.clone(),
+            window: Self::DEFAULT_WINDOW,
+            turn: AtomicUsize::new(0),
+            listeners: AtomicUsize::new(0),
+            origin: Origin::new(rand::random()),
+        }
     }
 
     /// Keeps at most so many ids per queue; 0 counts as 1. All processes of an installation should agree.
     pub fn with_window(mut self, window: usize) -> Self {
         self.window = window.max(1);
         self
+    }
+
+    /// The news of these for the workers: channel and message.
+    fn news(&self, by_queue: &BTreeMap<&QueueName, Vec<(i64, i64)>>) -> Option<(String, String)> {
+        let count: usize = by_queue.values().map(Vec::len).sum();
+        let named = count <= NAMED_AT_MOST && self.listeners.load(Ordering::Relaxed) == 1;
+        let ids = by_queue.values().flatten().filter(|_| named).map(|(_, id)| TaskId(*id));
+        let queues = by_queue.keys().map(|queue| (*queue).clone()).collect();
+        let news = vec![Signal::Work { queues, tasks: ids.collect() }];
+        encode(self.redis.keys(), &self.origin, news).pop()
     }
 
     async fn run<T: redis::FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
@@ -80,12 +108,14 @@ impl Order for RedisOrder {
                 by_queue.entry(&task.queue).or_default().push(scored(task)?);
             }
             let mut script = PUSH.prepare_invoke();
-            script.key(keys.queues()).arg(self.window);
+            let (channel, message) = self.news(&by_queue).unwrap_or_default();
+            script.key(keys.queues()).arg(self.window).arg(channel).arg(message);
             for (queue, entries) in by_queue {
                 script.key(keys.window(queue)).key(keys.meta(queue)).key(keys.late(queue));
                 script.arg(queue.as_str()).arg(entries.len()).arg(entries);
             }
-            let _skipped: u64 = self.run(&script).await?;
+            let (_skipped, told): (u64, usize) = self.run(&script).await?;
+            self.listeners.store(told, Ordering::Relaxed);
         }
         Ok(())
     }

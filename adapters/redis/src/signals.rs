@@ -21,7 +21,8 @@ use tokio::{
     time::timeout,
 };
 
-use self::{hub::Hub, publish::Outgoing, wire::Origin};
+pub(crate) use self::wire::{Origin, encode};
+use self::{hub::Hub, publish::Outgoing};
 use crate::Redis;
 
 /// Calls to publish that may wait for Redis; what comes on top is not sent to other processes.

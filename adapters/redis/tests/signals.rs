@@ -4,11 +4,11 @@ mod support;
 
 use std::time::Duration;
 
-use application::ports::{ChunkRecord, Signal, SignalStream, Signals};
+use application::ports::{ChunkRecord, Order, Signal, SignalStream, Signals};
 use contract_tests::servers::RedisServer;
 use domain::{Progress, Status, TaskId};
-use redis_adapter::{RedisOptions, RedisSignals};
-use support::{open, options, queue, spy, until};
+use redis_adapter::{RedisOptions, RedisOrder, RedisSignals};
+use support::{open, options, queue, spy, tasks, until};
 use tokio::time::{Instant, timeout};
 
 fn state(task: i64, status: Status) -> Signal {
@@ -35,6 +35,8 @@ async fn two(options: &RedisOptions) -> (RedisSignals, RedisSignals) {
 async fn news_reach_every_process_once_and_in_order() {
     let (here, there) = two(&options(RedisServer::shared())).await;
     let (mut here_work, mut there_work) = (here.work(), there.work());
+    connected(&here).await;
+    connected(&there).await;
     let (mut here_task, mut there_task) = (here.task(TaskId(1)).await, there.task(TaskId(1)).await);
     let sent = [
         state(1, Status::Processing),
@@ -43,7 +45,7 @@ async fn news_reach_every_process_once_and_in_order() {
         state(2, Status::Completed),
         state(1, Status::Completed),
     ];
-    let orders = [Signal::Work(vec![queue("a")]), Signal::Cancel(vec![TaskId(1)])];
+    let orders = [Signal::work(vec![queue("a")]), Signal::Cancel(vec![TaskId(1)])];
     here.publish(&sent).await;
     here.publish(&orders).await;
     here.flush().await;
@@ -59,7 +61,7 @@ async fn news_reach_every_process_once_and_in_order() {
         assert_eq!(got, orders);
     }
     // The echo of all that comes back before this, so that a second delivery would be seen.
-    let last = [state(1, Status::Failed), Signal::Work(vec![queue("last")])];
+    let last = [state(1, Status::Failed), Signal::work(vec![queue("last")])];
     there.publish(&last).await;
     for stream in [&mut here_task, &mut there_task] {
         assert_eq!(next(stream).await, last[0]);
@@ -72,14 +74,53 @@ async fn news_reach_every_process_once_and_in_order() {
 }
 
 #[tokio::test]
+async fn a_push_names_its_tasks_to_a_single_worker() {
+    let options = options(RedisServer::shared());
+    let (one, other) = two(&options).await;
+    let order = RedisOrder::new(&open(&options));
+    let q = queue("q");
+    let named = |ids: &[i64]| Signal::Work {
+        queues: vec![queue("q")],
+        tasks: ids.iter().map(|id| TaskId(*id)).collect(),
+    };
+    let mut stream = one.work();
+    connected(&one).await;
+    let push = async |ids: std::ops::Range<i64>| order.push(&tasks(&q, ids)).await.expect("a push");
+    push(1..2).await;
+    assert_eq!(next(&mut stream).await, named(&[]), "nobody knows yet how many listen");
+    push(2..4).await;
+    assert_eq!(next(&mut stream).await, named(&[2, 3]));
+    push(4..40).await;
+    assert_eq!(next(&mut stream).await, named(&[]), "so many are taken in their order");
+    let mut other_stream = other.work();
+    connected(&other).await;
+    push(40..41).await;
+    assert_eq!(next(&mut other_stream).await, named(&[40]), "the second listener is not known yet");
+    push(41..42).await;
+    assert_eq!(next(&mut other_stream).await, named(&[]));
+}
+
+#[tokio::test]
+async fn a_process_without_a_worker_is_sent_no_news_of_work() {
+    let options = options(RedisServer::shared());
+    let (_bus, _other) = two(&options).await;
+    let channel = format!("{{{}}}:v1:work", options.prefix);
+    let mut spy = spy(&options.url).await;
+    let (_, listeners): (String, u64) =
+        redis::cmd("PUBSUB").arg("NUMSUB").arg(channel).query_async(&mut spy).await.expect("an answer");
+    assert_eq!(listeners, 0);
+}
+
+#[tokio::test]
 async fn installations_on_one_server_keep_apart() {
     let (here, _) = two(&options(RedisServer::shared())).await;
     let (there, also_there) = two(&options(RedisServer::shared())).await;
     let mut stream = there.work();
-    here.publish(&[Signal::Work(vec![queue("other")])]).await;
+    connected(&there).await;
+    here.publish(&[Signal::work(vec![queue("other")])]).await;
     here.flush().await;
-    also_there.publish(&[Signal::Work(vec![queue("own")])]).await;
-    assert_eq!(next(&mut stream).await, Signal::Work(vec![queue("own")]));
+    also_there.publish(&[Signal::work(vec![queue("own")])]).await;
+    assert_eq!(next(&mut stream).await, Signal::work(vec![queue("own")]));
 }
 
 #[tokio::test]
@@ -135,12 +176,12 @@ async fn without_redis_a_process_still_hears_itself_and_nothing_waits() {
     let start = Instant::now();
     let (mut work, mut task) = (bus.work(), bus.task(TaskId(1)).await);
     for _ in 0..100 {
-        bus.publish(&[Signal::Work(vec![queue("q")]), state(1, Status::Completed)]).await;
+        bus.publish(&[Signal::work(vec![queue("q")]), state(1, Status::Completed)]).await;
     }
     assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
     assert!(!bus.connected());
     for _ in 0..100 {
-        assert_eq!(next(&mut work).await, Signal::Work(vec![queue("q")]));
+        assert_eq!(next(&mut work).await, Signal::work(vec![queue("q")]));
         assert_eq!(next(&mut task).await, state(1, Status::Completed));
     }
     bus.flush().await;
@@ -152,6 +193,7 @@ async fn a_connection_that_has_gone_mute_is_replaced() {
     let ping_every = Duration::from_millis(100);
     let (here, there) = two(&RedisOptions { ping_every, ..options(&server) }).await;
     let mut work = there.work();
+    connected(&there).await;
     server.pause().expect("a pause");
     until("silence is noticed", || async { !there.connected() }).await;
     server.unpause().expect("an end of it");

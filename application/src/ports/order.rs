@@ -25,7 +25,8 @@ pub struct Waiting {
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[async_trait]
 pub trait Order: Send + Sync {
-    /// Adds tasks that wait, after the store has committed them. Idempotent.
+    /// Adds tasks that wait, after the store has committed them, and sends workers the news ([`super::Signal::Work`]) in
+    /// the same step. Idempotent.
     async fn push(&self, tasks: &[Waiting]) -> Result<(), StoreError>;
 
     /// Takes ids out: the same order and bounds as [`super::Claim::Next`]. Never blocks. What is popped and then not

@@ -10,7 +10,12 @@ use super::ChunkRecord;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Signal {
     /// Tasks wait in these queues: workers look.
-    Work(Vec<QueueName>),
+    Work {
+        /// Where.
+        queues: Vec<QueueName>,
+        /// All that is new there, where it is little and one worker alone hears of it: that one may claim these at once.
+        tasks: Vec<TaskId>,
+    },
     /// Somebody asked to stop these: their worker looks.
     Cancel(Vec<TaskId>),
     /// A task's state changed.
@@ -33,6 +38,13 @@ pub enum Signal {
     },
     /// Live output.
     Chunk(ChunkRecord),
+}
+
+impl Signal {
+    /// Tasks wait in these queues, whichever.
+    pub fn work(queues: Vec<QueueName>) -> Self {
+        Self::Work { queues, tasks: Vec::new() }
+    }
 }
 
 /// Signals from here on. A receiver that falls behind is told so (`Lagged`) and then looks at the store.

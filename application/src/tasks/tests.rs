@@ -76,22 +76,17 @@ fn noop() -> Submission {
 
 #[tokio::test]
 async fn what_waits_is_ordered_and_announced_after_it_is_stored() {
-    let (mut order, mut signals) = (MockOrder::new(), MockSignals::new());
-    let queue = QueueName::new("demo_tasks").expect("a queue");
+    let mut order = MockOrder::new();
     let place = Waiting {
         id: TaskId(1),
-        queue: queue.clone(),
+        queue: QueueName::new("demo_tasks").expect("a queue"),
         priority: Default::default(),
         suspicion: Default::default(),
     };
     order.expect_push().withf(move |tasks| tasks == [place.clone()]).times(1).returning(|_| Ok(()));
-    signals
-        .expect_publish()
-        .withf(move |news| news == [Signal::Work(vec![queue.clone()])])
-        .times(1)
-        .returning(|_| ());
     let later = Submission { start: Start::After(Duration::from_secs(9)), ..noop() };
-    let tasks = tasks(taking(), Some(order), signals);
+    // The order tells the workers itself.
+    let tasks = tasks(taking(), Some(order), MockSignals::new());
     let submitted = created(tasks.submit(&Tenant::default(), vec![noop(), later]).await);
     tasks.announced().await;
     assert_eq!(
@@ -105,7 +100,10 @@ async fn what_waits_is_ordered_and_announced_after_it_is_stored() {
 async fn a_submission_succeeds_while_the_order_is_away() {
     let mut order = MockOrder::new();
     order.expect_push().times(1).returning(|_| Err(StoreError::Unavailable("connection refused".into())));
-    let tasks = tasks(taking(), Some(order), silent());
+    let mut signals = MockSignals::new();
+    let work = Signal::work(vec![QueueName::new("demo_tasks").expect("a queue")]);
+    signals.expect_publish().withf(move |news| news == [work.clone()]).times(1).returning(|_| ());
+    let tasks = tasks(taking(), Some(order), signals);
     let submitted = tasks.submit(&Tenant::default(), vec![noop()]).await;
     assert_eq!(created(submitted)[0].id, TaskId(1));
     tasks.announced().await;
@@ -317,8 +315,6 @@ async fn a_retry_is_ordered_and_announced() {
     let mut signals = MockSignals::new();
     let state = Signal::State { task: TaskId(5), attempt: 4, status: Status::Pending };
     signals.expect_publish().withf(move |news| news == [state.clone()]).times(1).returning(|_| ());
-    let work = Signal::Work(vec![QueueName::default_queue()]);
-    signals.expect_publish().withf(move |news| news == [work.clone()]).times(1).returning(|_| ());
     let outcome = tasks(store, Some(order), signals)
         .retry(&Tenant::default(), Retry { id: TaskId(5), input: None })
         .await;

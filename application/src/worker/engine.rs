@@ -1,6 +1,8 @@
 //! The loop. Everything that takes time runs beside it and reports back as a [`Message`]; the loop itself only keeps
 //! the books: who runs, what is free, when to look, when to beat.
 
+mod hearing;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -8,10 +10,7 @@ use std::{
 };
 
 use domain::{QueueName, Slots, Status, TaskId, WorkerId};
-use tokio::{
-    sync::{broadcast::error::RecvError, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -70,6 +69,8 @@ pub(super) struct Engine {
     crew: Arc<Crew>,
     inbox: mpsc::UnboundedReceiver<Message>,
     running: HashMap<TaskId, Arc<RunningAttempt>>,
+    /// Those of them whose handlers are still to be started.
+    starting: Vec<(Arc<RunningAttempt>, Order)>,
     slots: Slots,
     suspects: RunningSuspects,
     /// Tasks started since the process did.
@@ -88,6 +89,10 @@ pub(super) struct Engine {
     refilling: HashSet<QueueName>,
     /// There may be work: claim as soon as there is room.
     news_of_work: bool,
+    /// What the last news named while there was nothing else to do: the next claim takes these.
+    named: Vec<TaskId>,
+    /// Taken by name: the order hands these out once more.
+    taken_by_name: Vec<TaskId>,
     /// The last claim left out queues or tasks for want of slots: each slot that comes free is news.
     short_of_slots: bool,
     beating: bool,
@@ -115,6 +120,7 @@ impl Engine {
             started: 0,
             inbox,
             running: HashMap::new(),
+            starting: Vec::new(),
             queues,
             unsettled: VecDeque::new(),
             settlements: 0,
@@ -124,6 +130,8 @@ impl Engine {
             plenty: false,
             refilling: HashSet::new(),
             news_of_work: true,
+            named: Vec::new(),
+            taken_by_name: Vec::new(),
             short_of_slots: false,
             beating: false,
             last_beat: now,
@@ -200,6 +208,7 @@ impl Engine {
                 }
             }
             self.settle();
+            self.run_handlers();
             let wake_at = Instant::now() + TICK;
             tokio::select! {
                 Some(message) = self.inbox.recv() => {
@@ -304,6 +313,7 @@ impl Engine {
     /// Starts a claim of exactly what can be run, if anything can and there is a reason to look.
     fn fetch(&mut self, worker: WorkerId) {
         let now = Instant::now();
+        let mut named = std::mem::take(&mut self.named);
         let look = now >= self.next_look;
         let look_for_suspects = now >= self.next_look_for_suspects;
         let reason = look || look_for_suspects || self.news_of_work;
@@ -337,7 +347,13 @@ impl Engine {
             self.next_look_for_suspects = now + LOOK_FOR_SUSPECTS;
             suspects = self.suspects.room();
         }
-        let want = Want { queues, limit, look_at_the_store: look, suspects };
+        // Not where something else is due, or where it is not certain that all of them can run.
+        let room = queues.iter().map(|(_, most)| *most).min().unwrap_or(0).min(limit);
+        if look || look_for_suspects || self.short_of_slots || named.len() > room {
+            named.clear();
+        }
+        let already = if named.is_empty() { std::mem::take(&mut self.taken_by_name) } else { Vec::new() };
+        let want = Want { queues, limit, look_at_the_store: look, suspects, named, already };
         let crew = Arc::clone(&self.crew);
         let known = (look && self.config.queues.is_empty()).then(|| self.queues.clone());
         tokio::spawn(async move {
@@ -416,40 +432,6 @@ impl Engine {
         }
     }
 
-    fn hear(&mut self, signal: Result<Signal, RecvError>) {
-        match signal {
-            Ok(Signal::Work(queues)) => {
-                let mut ours = false;
-                for queue in queues {
-                    ours |= self.learn_queue(queue);
-                }
-                self.news_of_work |= ours;
-            }
-            Ok(Signal::Cancel(ids)) => {
-                if ids.iter().any(|id| self.running.contains_key(id)) {
-                    self.next_ask = Instant::now();
-                }
-            }
-            Ok(Signal::State { .. } | Signal::Progress { .. } | Signal::Chunk(_)) => {}
-            Err(RecvError::Lagged(_)) => {
-                self.news_of_work = true;
-                self.next_ask = Instant::now();
-            }
-            // Without a bus the loop still looks at the store by itself.
-            Err(RecvError::Closed) => {}
-        }
-    }
-
-    /// Whether this worker serves the queue; a worker of all queues serves it from now on.
-    fn learn_queue(&mut self, queue: QueueName) -> bool {
-        let known = self.queues.contains(&queue);
-        if !known && self.config.queues.is_empty() {
-            self.queues.push(queue);
-            return true;
-        }
-        known
-    }
-
     fn take(&mut self, message: Message, registered: &mut Option<WorkerId>) {
         match message {
             Message::Ended(ended) => {
@@ -525,6 +507,7 @@ impl Engine {
         match fetched {
             Ok(fetched) => {
                 self.refill(fetched.low);
+                self.taken_by_name.extend(fetched.by_name);
                 self.order_works = fetched.order_works;
                 if !self.has_news() {
                     self.next_look = self.next_look.min(Instant::now() + LOOK_WHEN_ALONE);
@@ -582,15 +565,22 @@ impl Engine {
             attempt.stop(Stop::Abandon);
         }
         self.running.insert(id, Arc::clone(&attempt));
-        let (crew, order) = (Arc::clone(&self.crew), Order { input, limits, counters });
-        tokio::spawn(async move {
-            let (ended, news) = attempt::run(attempt, order, &crew.ports.registry).await;
-            // The ending first: readers find in the store what they hear of later.
-            let _ = crew.outbox.send(Message::Ended(ended));
-            if !news.is_empty() {
-                crew.ports.signals.publish(&news).await;
-            }
-        });
+        self.starting.push((attempt, Order { input, limits, counters }));
+    }
+
+    /// The last that is begun in a turn of the loop, because the runtime runs the last first.
+    fn run_handlers(&mut self) {
+        for (attempt, order) in self.starting.drain(..) {
+            let crew = Arc::clone(&self.crew);
+            tokio::spawn(async move {
+                let (ended, news) = attempt::run(attempt, order, &crew.ports.registry).await;
+                // The ending first: readers find in the store what they hear of later.
+                let _ = crew.outbox.send(Message::Ended(ended));
+                if !news.is_empty() {
+                    crew.ports.signals.publish(&news).await;
+                }
+            });
+        }
     }
 }
 

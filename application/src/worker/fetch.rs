@@ -1,6 +1,6 @@
 //! Getting tasks to run: through the order where there is one, else from the store, with the same guards.
 
-use domain::{QueueName, Suspicion, WorkerId};
+use domain::{QueueName, Suspicion, TaskId, WorkerId};
 
 use crate::ports::{Claim, ClaimedTask, Order, StoreError, WorkStore};
 
@@ -15,6 +15,10 @@ pub(super) struct Want {
     pub(super) look_at_the_store: bool,
     /// How many suspects of which degree; they take their share of `limit`.
     pub(super) suspects: Vec<(Suspicion, usize)>,
+    /// These and no others, which wait and of which the news came here alone: the order need not be asked.
+    pub(super) named: Vec<TaskId>,
+    /// Taken by name before: the order does not know, and hands these out once more.
+    pub(super) already: Vec<TaskId>,
 }
 
 /// What came of it.
@@ -27,11 +31,13 @@ pub(super) struct Fetched {
     pub(super) order_works: bool,
     /// Queues whose window in the order is to be filled from the store again.
     pub(super) low: Vec<QueueName>,
+    /// Which of the tasks were taken by name.
+    pub(super) by_name: Vec<TaskId>,
 }
 
 impl Fetched {
     fn of(tasks: Vec<ClaimedTask>, maybe_more: bool) -> Self {
-        Self { tasks, maybe_more, order_works: true, low: Vec::new() }
+        Self { tasks, maybe_more, order_works: true, low: Vec::new(), by_name: Vec::new() }
     }
 }
 
@@ -86,7 +92,12 @@ async fn in_order(
     let Some(order) = order else {
         return from_the_store(store, worker, want).await;
     };
-    let popped = match order.pop(&want.queues, want.limit).await {
+    if !want.named.is_empty() {
+        let tasks = store.claim(worker, &Claim::Ids(want.named.clone())).await?;
+        let by_name = tasks.iter().map(|task| task.id).collect();
+        return Ok(Fetched { by_name, ..Fetched::of(tasks, true) });
+    }
+    let mut popped = match order.pop(&want.queues, want.limit).await {
         Ok(popped) => popped,
         Err(error) => {
             tracing::debug!(%error, "the order does not answer; claiming from the store");
@@ -94,9 +105,11 @@ async fn in_order(
             return Ok(Fetched { order_works: false, ..fetched });
         }
     };
+    let maybe_more = !popped.ids.is_empty();
+    popped.ids.retain(|id| !want.already.contains(id));
     let mut tasks = Vec::new();
     if !popped.ids.is_empty() {
-        tasks = store.claim(worker, &Claim::Ids(popped.ids.clone())).await?;
+        tasks = store.claim(worker, &Claim::Ids(popped.ids)).await?;
     }
     if want.look_at_the_store && tasks.len() < want.limit {
         let limit = want.limit - tasks.len();
@@ -109,7 +122,7 @@ async fn in_order(
             Err(error) => return Err(error),
         }
     }
-    Ok(Fetched { low: popped.low, ..Fetched::of(tasks, !popped.ids.is_empty()) })
+    Ok(Fetched { low: popped.low, ..Fetched::of(tasks, maybe_more) })
 }
 
 async fn from_the_store(store: &dyn WorkStore, worker: WorkerId, want: &Want) -> Result<Fetched, StoreError> {
@@ -168,6 +181,8 @@ mod tests {
             limit: 10,
             look_at_the_store: true,
             suspects: vec![(Suspicion::Shared, 2), (Suspicion::Alone, 1)],
+            named: Vec::new(),
+            already: Vec::new(),
         };
         let fetched = fetch(&store, Some(&order), WorkerId(1), &want).await?;
         Ok(fetched.tasks.iter().map(|task| task.id.0).collect())
@@ -195,5 +210,48 @@ mod tests {
         ] {
             assert!(fetched(finds).await.is_err());
         }
+    }
+
+    fn plain_want() -> Want {
+        Want {
+            queues: vec![(QueueName::default_queue(), 10)],
+            limit: 10,
+            look_at_the_store: false,
+            suspects: Vec::new(),
+            named: Vec::new(),
+            already: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_named_is_claimed_without_the_order() {
+        let mut store = MockWorkStore::new();
+        let named = Claim::Ids(vec![TaskId(5), TaskId(6)]);
+        // Somebody else was quicker with 6.
+        store
+            .expect_claim()
+            .withf(move |_, claim| *claim == named)
+            .times(1)
+            .returning(|_, _| Ok(vec![task(5)]));
+        let want = Want { named: vec![TaskId(5), TaskId(6)], ..plain_want() };
+        let fetched = fetch(&store, Some(&MockOrder::new()), WorkerId(1), &want).await.expect("fetched");
+        assert_eq!(fetched.by_name, [TaskId(5)]);
+        assert!(fetched.maybe_more, "the order is asked next");
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_by_name_is_not_asked_for_again() {
+        let mut order = MockOrder::new();
+        order.expect_pop().returning(|_, _| Ok(Popped { ids: vec![TaskId(5), TaskId(6)], low: Vec::new() }));
+        let mut store = MockWorkStore::new();
+        let rest = Claim::Ids(vec![TaskId(6)]);
+        store
+            .expect_claim()
+            .withf(move |_, claim| *claim == rest)
+            .times(1)
+            .returning(|_, _| Ok(vec![task(6)]));
+        let want = Want { already: vec![TaskId(5)], ..plain_want() };
+        let fetched = fetch(&store, Some(&order), WorkerId(1), &want).await.expect("fetched");
+        assert_eq!((fetched.tasks.len(), fetched.by_name), (1, vec![]));
     }
 }

@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 use tokio::sync::Notify;
 
 use crate::{
-    ports::{Claim, TaskStore, WorkStore},
+    ports::{Claim, MockOrder, Popped, Signal, TaskStore, WorkStore},
     registry::{Output, TaskTypeSpec},
     tasks::TaskEvent,
     testing::{Product, profile, queue},
@@ -42,6 +42,39 @@ async fn a_task_runs_to_its_result() {
     assert_eq!((task.status, task.attempt), (Status::Completed, 1));
     assert_eq!(task.result.expect("a result").as_str(), "\"done\"");
     assert!(task.started_at.is_some() && task.completed_at.is_some());
+}
+
+/// An order that takes tasks and never hands one out, nor tells of it.
+fn mute_order() -> MockOrder {
+    let mut order = MockOrder::new();
+    order.expect_push().returning(|_| Ok(()));
+    order.expect_pop().returning(|_, _| Ok(Popped::default()));
+    order.expect_window().returning(|| 100);
+    order
+}
+
+/// How long the second of two tasks waited, where the news of it said this. The first shows that the worker is up.
+async fn waited_after(news: impl FnOnce(Vec<domain::QueueName>, domain::TaskId) -> Signal) -> Duration {
+    let product = Product::new([quick("demo.quick")]).with_order(mute_order());
+    let first = product.submit("demo.quick", |_| {}).await;
+    let _worker = product.worker(4);
+    let queues = vec![product.end_of(first).await.queue];
+    let second = product.submit("demo.quick", |_| {}).await;
+    product.publish(news(queues, second)).await;
+    let task = product.end_of(second).await;
+    (task.started_at.expect("started") - task.created_at).to_std().expect("not negative")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_nothing_to_do_takes_what_the_news_name() {
+    let waited = waited_after(|queues, id| Signal::Work { queues, tasks: vec![id] }).await;
+    assert!(waited < seconds(1), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_news_name_is_found_in_the_store() {
+    let waited = waited_after(|queues, _| Signal::work(queues)).await;
+    assert!(waited > seconds(1), "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
 --[[
-  Adds waiting tasks to the windows of their queues, as far as they belong there.
+  Adds waiting tasks to the windows of their queues, as far as they belong there, and tells the workers.
 
   A complete window holds all that waits: everything is added, and what then exceeds the window's size is dropped from
   its end, which makes it incomplete. An incomplete window takes only what sorts before its last entry. What is dropped
@@ -18,11 +18,13 @@
   KEYS[3*q + 1]    late     sorted set like the window: what was skipped since late_since
 
   ARGV[1]          the most ids of one window
+  ARGV[2]          the channel that workers listen to
+  ARGV[3]          the message to them
   then per queue:  its name, the number n of its tasks, n times score and id
 
-  Returns how many ids were skipped in all.
+  Returns how many ids were skipped in all, and how many were told.
 ]]
-local size = tonumber(ARGV[1])
+local size, channel, message = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local skipped_in_all = 0
 
 -- ZADD in pieces: a call with too many arguments overflows Lua's stack.
@@ -48,7 +50,7 @@ local function skip(meta, late, keep, entries)
   skipped_in_all = skipped_in_all + #entries / 2
 end
 
-local at = 2
+local at = 4
 for key = 2, #KEYS, 3 do
   local window, meta, late = KEYS[key], KEYS[key + 1], KEYS[key + 2]
   local name, count = ARGV[at], tonumber(ARGV[at + 1])
@@ -82,4 +84,7 @@ for key = 2, #KEYS, 3 do
     skip(meta, late, state[2], skipped)
   end
 end
-return skipped_in_all
+
+-- Refused to a user without the right to it: then workers look by themselves, and the tasks are in their windows.
+local told = redis.pcall('PUBLISH', channel, message)
+return { skipped_in_all, tonumber(told) or 0 }

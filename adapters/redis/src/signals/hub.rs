@@ -24,7 +24,10 @@ pub(super) struct Hub {
     work: broadcast::Sender<Signal>,
     listeners: Mutex<Listeners>,
     connected: AtomicBool,
-    /// Told when a task gets its first listener.
+    /// Somebody has asked for news of work, and since when Redis sends them.
+    work_wanted: AtomicBool,
+    work_subscribed: AtomicBool,
+    /// Told when a task, or work, gets its first listener.
     pub(super) wanted: Notify,
 }
 
@@ -47,6 +50,8 @@ impl Default for Hub {
             work: broadcast::Sender::new(WORK_BUFFER),
             listeners: Mutex::default(),
             connected: AtomicBool::new(false),
+            work_wanted: AtomicBool::new(false),
+            work_subscribed: AtomicBool::new(false),
             wanted: Notify::new(),
         }
     }
@@ -58,7 +63,7 @@ impl Hub {
         let listeners = lock(&self.listeners);
         for signal in signals {
             let sender = match &signal {
-                Signal::Work(_) | Signal::Cancel(_) => Some(&self.work),
+                Signal::Work { .. } | Signal::Cancel(_) => Some(&self.work),
                 Signal::State { task, .. } | Signal::Progress { task, .. } => {
                     listeners.by_task.get(task).map(|channel| &channel.listeners)
                 }
@@ -71,8 +76,22 @@ impl Hub {
         }
     }
 
+    /// Begins to listen to news of work. A process without a worker never does, and is sent none.
     pub(super) fn work(&self) -> SignalStream {
+        if !self.work_wanted.swap(true, Ordering::AcqRel) {
+            self.wanted.notify_one();
+        }
         self.work.subscribe()
+    }
+
+    /// Whether the connection is to subscribe to news of work.
+    pub(super) fn lacks_work(&self) -> bool {
+        self.work_wanted.load(Ordering::Acquire) && !self.work_subscribed.load(Ordering::Acquire)
+    }
+
+    /// Redis has confirmed it.
+    pub(super) fn subscribed_to_work(&self) {
+        self.work_subscribed.store(true, Ordering::Release);
     }
 
     /// Begins to listen to a task; the second part turns true when other processes' news arrive too.
@@ -128,14 +147,16 @@ impl Hub {
         lock(&self.listeners).by_task.is_empty()
     }
 
+    /// Whether all arrives that is listened to.
     pub(super) fn connected(&self) -> bool {
-        self.connected.load(Ordering::Acquire)
+        self.connected.load(Ordering::Acquire) && !self.lacks_work()
     }
 
     /// The connection stands, or is gone and with it every subscription.
     pub(super) fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Release);
         if !connected {
+            self.work_subscribed.store(false, Ordering::Release);
             for channel in lock(&self.listeners).by_task.values() {
                 channel.subscribed.send_replace(false);
             }

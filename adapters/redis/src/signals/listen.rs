@@ -64,7 +64,7 @@ async fn session(
     let connection = in_time(options.connect_timeout, "connect", redis.client().get_async_pubsub()).await?;
     let (sink, mut news) = connection.split();
     let mut channels = Channels { redis, sink, hears_states: false };
-    channels.subscribe_work().await?;
+    channels.subscribe_work(hub).await?;
     channels.subscribe(hub, &hub.take_all()).await?;
     hub.set_connected(true);
     if std::mem::take(told) {
@@ -79,7 +79,10 @@ async fn session(
                 Some(message) => hub.deliver(decode(message.get_payload_bytes(), origin)),
                 None => return Err(Lost("the connection was closed".into())),
             },
-            () = hub.wanted.notified() => channels.subscribe(hub, &hub.take_wanted()).await?,
+            () = hub.wanted.notified() => {
+                channels.subscribe_work(hub).await?;
+                channels.subscribe(hub, &hub.take_wanted()).await?;
+            }
             _ = ping.tick() => {
                 in_time(options.ping_every, "PING", channels.sink.ping::<redis::Value>()).await?;
             }
@@ -102,9 +105,13 @@ struct Channels<'a> {
 }
 
 impl Channels<'_> {
-    async fn subscribe_work(&mut self) -> Result<(), Lost> {
-        let channel = self.redis.keys().work_channel();
-        in_time(self.redis.options().response_timeout, "SUBSCRIBE", self.sink.subscribe(channel)).await
+    async fn subscribe_work(&mut self, hub: &Hub) -> Result<(), Lost> {
+        if hub.lacks_work() {
+            let channel = self.redis.keys().work_channel();
+            in_time(self.redis.options().response_timeout, "SUBSCRIBE", self.sink.subscribe(channel)).await?;
+            hub.subscribed_to_work();
+        }
+        Ok(())
     }
 
     async fn subscribe(&mut self, hub: &Hub, tasks: &[TaskId]) -> Result<(), Lost> {

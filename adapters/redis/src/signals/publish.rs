@@ -74,7 +74,8 @@ impl Batch {
             Outgoing::News(signals) => {
                 for signal in signals {
                     match signal {
-                        Signal::Work(queues) => self.queues.extend(queues),
+                        // Names go by the order only.
+                        Signal::Work { queues, tasks: _ } => self.queues.extend(queues),
                         signal @ (Signal::Cancel(_)
                         | Signal::State { .. }
                         | Signal::Progress { .. }
@@ -88,7 +89,7 @@ impl Batch {
     fn signals(&mut self) -> Vec<Signal> {
         let mut signals = std::mem::take(&mut self.signals);
         if !self.queues.is_empty() {
-            signals.push(Signal::Work(std::mem::take(&mut self.queues).into_iter().collect()));
+            signals.push(Signal::work(std::mem::take(&mut self.queues).into_iter().collect()));
         }
         signals
     }

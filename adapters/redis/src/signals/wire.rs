@@ -18,10 +18,10 @@ const VERSION: &str = "1";
 
 /// Which process sent a message; drawn at its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Origin(String);
+pub(crate) struct Origin(String);
 
 impl Origin {
-    pub(super) fn new(number: u64) -> Self {
+    pub(crate) fn new(number: u64) -> Self {
         Self(format!("{number:016x}"))
     }
 }
@@ -31,6 +31,8 @@ impl Origin {
 enum News {
     Work {
         queues: Vec<String>,
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        tasks: Vec<i64>,
     },
     Cancel {
         tasks: Vec<i64>,
@@ -73,7 +75,7 @@ enum Audience {
 
 /// One message per channel. The signals of one task are in order, and on one channel; all of them but its states are on
 /// its own.
-pub(super) fn encode(keys: &Keys, origin: &Origin, signals: Vec<Signal>) -> Vec<(String, String)> {
+pub(crate) fn encode(keys: &Keys, origin: &Origin, signals: Vec<Signal>) -> Vec<(String, String)> {
     let told: HashSet<TaskId> = signals.iter().filter_map(talkative).collect();
     let mut states = Vec::new();
     let mut channels: BTreeMap<Audience, Vec<News>> = BTreeMap::new();
@@ -110,7 +112,7 @@ fn talkative(signal: &Signal) -> Option<TaskId> {
     match signal {
         Signal::Progress { task, .. } => Some(*task),
         Signal::Chunk(chunk) => Some(chunk.task),
-        Signal::Work(_) | Signal::Cancel(_) | Signal::State { .. } => None,
+        Signal::Work { .. } | Signal::Cancel(_) | Signal::State { .. } => None,
     }
 }
 
@@ -132,6 +134,10 @@ pub(super) fn decode(message: &[u8], own: &Origin) -> Vec<Signal> {
     }
 }
 
+fn numbers(tasks: Vec<TaskId>) -> Vec<i64> {
+    tasks.into_iter().map(|task| task.0).collect()
+}
+
 fn split(message: &[u8]) -> Option<(&str, &str)> {
     let (version, rest) = std::str::from_utf8(message).ok()?.split_once(' ')?;
     if version == VERSION { rest.split_once(' ') } else { None }
@@ -140,13 +146,11 @@ fn split(message: &[u8]) -> Option<(&str, &str)> {
 impl News {
     fn of(signal: Signal) -> (Audience, Self) {
         match signal {
-            Signal::Work(queues) => {
+            Signal::Work { queues, tasks } => {
                 let queues = queues.iter().map(|queue| queue.as_str().to_owned()).collect();
-                (Audience::Workers, Self::Work { queues })
+                (Audience::Workers, Self::Work { queues, tasks: numbers(tasks) })
             }
-            Signal::Cancel(tasks) => {
-                (Audience::Workers, Self::Cancel { tasks: tasks.into_iter().map(|task| task.0).collect() })
-            }
+            Signal::Cancel(tasks) => (Audience::Workers, Self::Cancel { tasks: numbers(tasks) }),
             Signal::State { task, attempt, status } => {
                 let status = Cow::Borrowed(status.as_str());
                 (Audience::Readers(task), Self::State { task: task.0, attempt, status })
@@ -165,8 +169,9 @@ impl News {
             Some(Signal::State { task: TaskId(task), attempt, status: Status::parse(&status)? })
         };
         match self {
-            Self::Work { queues } => {
-                vec![Signal::Work(queues.iter().filter_map(|queue| QueueName::new(queue).ok()).collect())]
+            Self::Work { queues, tasks } => {
+                let queues = queues.iter().filter_map(|queue| QueueName::new(queue).ok()).collect();
+                vec![Signal::Work { queues, tasks: tasks.into_iter().map(TaskId).collect() }]
             }
             Self::Cancel { tasks } => vec![Signal::Cancel(tasks.into_iter().map(TaskId).collect())],
             Self::State { task, attempt, status } => state((task, attempt, status)).into_iter().collect(),
@@ -190,7 +195,8 @@ mod tests {
     fn every_kind() -> Vec<Signal> {
         let task = TaskId(7);
         vec![
-            Signal::Work(vec![QueueName::default_queue()]),
+            Signal::work(vec![QueueName::default_queue()]),
+            Signal::Work { queues: vec![QueueName::default_queue()], tasks: vec![task] },
             Signal::Cancel(vec![task, TaskId(8)]),
             Signal::State { task, attempt: 2, status: Status::Completed },
             Signal::Progress { task, attempt: 2, progress: Progress::new(1, 3, Some("a \"third\"\n")) },
@@ -208,7 +214,7 @@ mod tests {
         let mut got: Vec<_> =
             messages.iter().flat_map(|(_, message)| decode(message.as_bytes(), &receiver)).collect();
         let mut sent = every_kind();
-        let other_task = sent.remove(4);
+        let other_task = sent.remove(5);
         assert_eq!(got.pop(), Some(other_task));
         assert_eq!(got, sent);
         for (_, message) in messages {
