@@ -9,6 +9,7 @@
 pub mod combine;
 pub mod handler;
 pub mod in_process;
+pub mod inbox;
 #[cfg(any(test, feature = "memory-store"))]
 pub mod memory;
 mod ordering;

@@ -74,6 +74,7 @@ impl Process {
         tokio::spawn(listen_to_signals(shutdown.clone()));
 
         let upkeep = tokio::spawn(wiring.upkeep(&config).run(shutdown.drain.clone()));
+        let inbox = wiring.inbox(&config).map(|inbox| tokio::spawn(inbox.run(shutdown.drain.clone())));
         let api = if role == Role::Worker {
             None
         } else {
@@ -121,6 +122,9 @@ impl Process {
             }
         }
         upkeep.await.context("the upkeep's task ended early")?;
+        if let Some(inbox) = inbox {
+            inbox.await.context("the inbox's task ended early")?;
+        }
         Ok(())
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use application::{
     in_process::InProcessSignals,
-    ports::{Chance, Order, Signals, Store, TextGenerator},
+    inbox::Inbox,
+    ports::{Chance, InboxStore, Order, Signals, Store, TextGenerator},
     registry::{Registry, TaskTypeSpec},
     schedules::Schedules,
     task_types,
@@ -25,6 +26,8 @@ use crate::config::{Config, Database, Provider, without_password};
 #[derive(Clone)]
 pub struct Wiring {
     ports: WorkerPorts,
+    /// Where the store has one: others write into the same database.
+    inbox: Option<Arc<dyn InboxStore>>,
     /// One line about each dependency, for the start of a process.
     pub banner: Vec<(&'static str, String)>,
 }
@@ -43,13 +46,13 @@ impl Wiring {
     /// store be SQLite. `more_types` are registered beside the built-in ones.
     pub async fn connect(config: &Config, alone: bool, more_types: Vec<TaskTypeSpec>) -> Result<Self> {
         let mut banner = Vec::new();
-        let (store, order, signals) = adapters(config, alone, &mut banner).await?;
+        let Adapters { store, order, signals, inbox } = adapters(config, alone, &mut banner).await?;
         let generator = generator(config)?;
         banner.push(("provider", generator.describe()));
         let types = task_types::built_in(generator).into_iter().chain(more_types);
         let registry = Arc::new(Registry::new(types)?);
         let (routes, chance): (_, Arc<dyn Chance>) = (Arc::new(config.routes.clone()), Arc::new(Dice));
-        Ok(Self { ports: WorkerPorts { store, order, signals, registry, routes, chance }, banner })
+        Ok(Self { ports: WorkerPorts { store, order, signals, registry, routes, chance }, inbox, banner })
     }
 
     /// Puts a decorator between the store and whoever uses it from now on.
@@ -72,6 +75,11 @@ impl Wiring {
     /// What a worker needs.
     pub fn worker_ports(&self) -> WorkerPorts {
         self.ports.clone()
+    }
+
+    /// The inbox of this process, where the store has one.
+    pub fn inbox(&self, config: &Config) -> Option<Inbox> {
+        Some(Inbox::new(Arc::clone(self.inbox.as_ref()?), self.tasks(config)))
     }
 
     /// The upkeep of this process.
@@ -109,7 +117,12 @@ pub fn openapi_document(config: &Config) -> String {
     http_adapter::openapi_document(&api_config(config))
 }
 
-type Adapters = (Arc<dyn Store>, Option<Arc<dyn Order>>, Arc<dyn Signals>);
+struct Adapters {
+    store: Arc<dyn Store>,
+    order: Option<Arc<dyn Order>>,
+    signals: Arc<dyn Signals>,
+    inbox: Option<Arc<dyn InboxStore>>,
+}
 
 async fn adapters(
     config: &Config,
@@ -133,25 +146,32 @@ async fn adapters(
             let shown = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             banner.push(("store", format!("SQLite, {}", shown.display())));
             banner.push(("order", "SQLite".to_owned()));
-            Ok((Arc::new(store), None, Arc::new(InProcessSignals::new())))
+            Ok(Adapters {
+                store: Arc::new(store),
+                order: None,
+                signals: Arc::new(InProcessSignals::new()),
+                inbox: None,
+            })
         }
         Database::Postgres(url) => {
             if alone {
                 PostgresStore::migrate(url).await?;
             }
-            let store = PostgresStore::connect(url, &postgres_options(config)).await?;
+            let store = Arc::new(PostgresStore::connect(url, &postgres_options(config)).await?);
+            let inbox = Some(Arc::clone(&store) as Arc<dyn InboxStore>);
             banner.push(("store", format!("PostgreSQL, {}", without_password(url))));
             let Some(redis_url) = &config.redis_url else {
                 banner.push((
                     "order",
                     "PostgreSQL (set REDIS_URL for order and news through Redis)".to_owned(),
                 ));
-                return Ok((Arc::new(store), None, Arc::new(InProcessSignals::one_of_many())));
+                let signals = Arc::new(InProcessSignals::one_of_many());
+                return Ok(Adapters { store, order: None, signals, inbox });
             };
             banner.push(("order", format!("Redis, {}", without_password(redis_url))));
             let redis = Redis::open(redis_options(config, redis_url))?;
             let (order, signals) = (RedisOrder::new(&redis), RedisSignals::start(&redis));
-            Ok((Arc::new(store), Some(Arc::new(order)), Arc::new(signals)))
+            Ok(Adapters { store, order: Some(Arc::new(order)), signals: Arc::new(signals), inbox })
         }
     }
 }

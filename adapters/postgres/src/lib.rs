@@ -16,6 +16,7 @@ mod error;
 mod failed;
 mod fire;
 mod history;
+mod inbox;
 mod keys;
 mod ledger;
 mod marks;
@@ -64,6 +65,7 @@ pub struct PostgresStore {
     refill_marks: marks::Marks,
     tallies: tally::Tallies,
     audit: rescue::Audit,
+    ear: inbox::Ear,
 }
 
 impl PostgresStore {
@@ -91,6 +93,7 @@ impl PostgresStore {
     async fn open(url: &str, options: &PostgresOptions, clock: Clock) -> Result<Self, PostgresError> {
         let target = options.session(url)?;
         migrate::check(&target).await?;
+        let ear = inbox::Ear::new(target.clone());
         let connections = Connections::new(target, *options);
         Ok(Self {
             submissions: submit::Submissions::new(&connections, &clock),
@@ -102,6 +105,7 @@ impl PostgresStore {
             refill_marks: marks::Marks::default(),
             tallies: tally::Tallies::default(),
             audit: rescue::Audit::default(),
+            ear,
         })
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Ports are few, verb-shaped, object-safe and batch-shaped: one call carries a whole change, and no transaction
 //! crosses one. The store is one thing seen from four sides: clients ([`TaskStore`]), workers ([`WorkStore`]), the
-//! upkeep that every process does ([`UpkeepStore`]) and schedules ([`ScheduleStore`]). `tests/contract` holds every store to the promises that are
-//! written here.
+//! upkeep that every process does ([`UpkeepStore`]) and schedules ([`ScheduleStore`]). `tests/contract` holds every store
+//! to the promises that are written here. Where others write into the same database, there is an [`InboxStore`] as well.
 
 mod generate;
+mod inbox;
 mod order;
 mod schedules;
 mod signals;
@@ -14,6 +15,7 @@ mod store;
 pub use generate::{
     Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator, Usage,
 };
+pub use inbox::{Accepted, InboxStore, Letter, TakenIn};
 pub use order::{Order, Popped, Waiting};
 pub use schedules::{DueSchedule, Fired, Firing, FiringRecord, Put, ScheduleStore};
 pub use signals::{Signal, SignalStream, Signals};
@@ -33,6 +35,6 @@ pub trait Chance: Send + Sync {
 
 #[cfg(any(test, feature = "mocks"))]
 pub use self::{
-    generate::MockTextGenerator, order::MockOrder, schedules::MockScheduleStore, signals::MockSignals,
-    store::MockTaskStore, store::MockUpkeepStore, store::MockWorkStore,
+    generate::MockTextGenerator, inbox::MockInboxStore, order::MockOrder, schedules::MockScheduleStore,
+    signals::MockSignals, store::MockTaskStore, store::MockUpkeepStore, store::MockWorkStore,
 };

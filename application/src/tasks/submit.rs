@@ -8,7 +8,7 @@ use domain::{
 };
 
 use super::Tasks;
-use crate::ports::{Receipt, StoreError, Submitted, Waiting};
+use crate::ports::{Receipt, Signal, StoreError, Submitted, Waiting};
 
 /// What a client asks for. Names and numbers are valid already; what depends on the task type is checked here.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,6 +158,19 @@ impl Tasks {
         let mut invalid = Vec::new();
         let task = self.admit(tenant, submission, &mut invalid);
         if invalid.is_empty() { Ok(task) } else { Err(SubmitError::Invalid(invalid)) }
+    }
+
+    /// What is kept of a submission that cannot be accepted, where it has to be kept: type and input, by defaults.
+    pub(crate) fn unchecked(&self, tenant: &Tenant, submission: Submission) -> NewTask {
+        self.admit(tenant, submission, &mut Vec::new())
+    }
+
+    /// Announces tasks that were stored in another way, and news of others.
+    pub(crate) async fn tell(&self, waiting: Vec<Waiting>, news: &[Signal]) {
+        self.announcer.announce(waiting);
+        if !news.is_empty() {
+            self.signals.publish(news).await;
+        }
     }
 
     fn check_all(&self, tenant: &Tenant, submissions: Vec<Submission>) -> Result<Vec<NewTask>, SubmitError> {

@@ -38,6 +38,8 @@ async fn fresh() -> Postgres {
 contract_tests::store_contract!(fresh);
 
 // What only PostgreSQL has.
+#[path = "postgres/inbox.rs"]
+mod inbox;
 #[path = "postgres/once.rs"]
 mod once;
 #[path = "postgres/plans.rs"]
