@@ -115,7 +115,7 @@ impl Tasks {
             let found = self.store.list(tenant, filter, page).await?;
             let ids: Vec<TaskId> = found.iter().map(|task| task.id).collect();
             if !ids.is_empty() {
-                swept.changed += self.handle(tenant, &ids, handling).await?;
+                swept.changed += self.handle_each(tenant, &ids, handling).await?;
             }
             if ids.len() < page.limit {
                 return Ok(swept);
@@ -128,7 +128,12 @@ impl Tasks {
     }
 
     /// Answers how many tasks were changed.
-    async fn handle(&self, tenant: &Tenant, ids: &[TaskId], handling: Handling) -> Result<usize, StoreError> {
+    async fn handle_each(
+        &self,
+        tenant: &Tenant,
+        ids: &[TaskId],
+        handling: Handling,
+    ) -> Result<usize, StoreError> {
         match handling {
             Handling::Retry => {
                 let outcomes = self.retry_each(tenant, ids).await?;

@@ -1,6 +1,7 @@
 //! What clients do: submit, read, wait, watch, list, cancel, retry, discard, delete, count.
 
 mod backlog;
+mod handle;
 mod manual;
 mod submit;
 mod watch;
@@ -9,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use domain::{Attempt, Routes, Status, Task, TaskId, Tenant};
 
+pub use handle::{Handle, NoResult};
 pub use manual::{LARGEST_SWEEP, MOST_FAILURE_GROUPS, Swept};
 pub use submit::{Admission, InvalidField, Submission, SubmitError};
 pub use watch::TaskEvent;
