@@ -7,16 +7,22 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail, ensure};
 use domain::{TaskId, Tenant};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
-use task_runner::{config::Layers, embedded::Embedded};
+use task_runner::{
+    config::{Database, Layers},
+    embedded::Embedded,
+};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let url = std::env::var("DATABASE_URL").context("DATABASE_URL has to name a PostgreSQL database")?;
-    let runner = Embedded::start(Layers::read(None)?.config()?, []).await?;
+    let config = Layers::read(None)?.config()?;
+    let Database::Postgres(url) = config.database.clone() else {
+        bail!("DATABASE_URL has to name a PostgreSQL database: SQLite has no transactions of others");
+    };
+    let runner = Embedded::start(config, []).await?;
     let mut shop = PgConnection::connect(&url).await?;
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS shop_order (id bigserial PRIMARY KEY, item text, task bigint)")
         .execute(&mut shop)
@@ -39,10 +45,10 @@ async fn main() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let result: Value = task.result(Duration::from_secs(10)).await?;
-    anyhow::ensure!(result == json!({ "item": "a book" }), "the task answered {result}");
+    ensure!(result == json!({ "item": "a book" }), "the task answered {result}");
     println!("task {kept} was committed with its order, and has run");
     let dropped = runner.tasks().read(&Tenant::default(), TaskId(never)).await?;
-    anyhow::ensure!(dropped.is_none(), "task {never} is there without its order");
+    ensure!(dropped.is_none(), "task {never} is there without its order");
     println!("task {never} was rolled back with its order, and never was");
     runner.stop().await
 }
