@@ -28,8 +28,9 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
-/// What the Rust tests need: the provider tests speak to an OpenAI-compatible server that runs on Node.
-const RUST_TOOLS: [Tool; 4] = [Tool::Postgres, Tool::Redis, Tool::Node, Tool::Npm];
+/// What the Rust tests need: the provider tests speak to an OpenAI-compatible server that runs on Node, the example page is
+/// opened in a browser.
+const RUST_TOOLS: [Tool; 5] = [Tool::Postgres, Tool::Redis, Tool::Node, Tool::Npm, Tool::Browser];
 
 /// Runs the parts one after the other, whatever the earlier ones came to.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {

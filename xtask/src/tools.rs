@@ -21,6 +21,8 @@ pub(crate) enum Tool {
     Node,
     /// `npm`
     Npm,
+    /// `chromedriver`, and the Chromium that it drives.
+    Browser,
     /// `python3`, version 3.11 or later, with its module venv.
     Python,
 }
@@ -32,6 +34,7 @@ impl Tool {
             Self::Redis => "redis-server",
             Self::Node => "nodejs",
             Self::Npm => "npm",
+            Self::Browser => "chromium-driver",
             Self::Python => "python3-venv",
         }
     }
@@ -41,6 +44,7 @@ impl Tool {
             Self::Postgres => "postgresql@17",
             Self::Redis => "redis",
             Self::Node | Self::Npm => "node",
+            Self::Browser => "chromedriver",
             Self::Python => "python",
         }
     }
@@ -51,6 +55,7 @@ impl Tool {
             Self::Redis => "redis-server 7 or later",
             Self::Node => "Node 20.15 or later",
             Self::Npm => "npm",
+            Self::Browser => "chromedriver with Chromium or Chrome",
             Self::Python => "Python 3.11 or later with venv",
         }
     }
@@ -71,6 +76,7 @@ impl Tool {
                 on_path("node", suits).or_else(|| Some(own_node(home)).filter(|program| suits(program)))
             }
             Self::Npm => on_path("npm", |program| version(program, "--version").is_some()),
+            Self::Browser => on_path("chromedriver", |program| version(program, "--version").is_some()),
             Self::Python => on_path("python3", |program| {
                 let modules = ["-c", "import ensurepip, venv"];
                 version(program, "--version").is_some_and(|found| found >= (3, 11))

@@ -8,6 +8,7 @@ mod api;
 mod body;
 mod document;
 mod events;
+mod examples;
 mod fields;
 mod guard;
 mod idempotency;
@@ -118,6 +119,7 @@ fn routes(config: &ApiConfig, context: api::Context) -> BoxEndpoint<'static, Res
         .nest(prefix, service)
         .at("/openapi.json", poem::get(openapi_json.data(OpenApiText(document))))
         .at("/docs", poem::get(docs.data(page)))
+        .nest("/examples", examples::routes(&config.prefix))
         .at("/", poem::get(root))
         .catch_all_error(guard::name_the_field)
         .around(move |endpoint, request| {

@@ -1,11 +1,12 @@
 //! End-to-end tests against the built binaries, from outside: processes, signals, HTTP, the command line.
 //!
 //! [`product`] starts the product on either base, [`program`] is one of its processes, [`api`] talks to it as a client
-//! would, [`events`] reads its live events, [`provider`] stands in for an OpenAI-compatible server. All of it panics
+//! would, [`browser`] as a person, [`events`] reads its live events, [`provider`] stands in for an OpenAI-compatible server. All of it panics
 //! with what was seen where something is not as it should be; the logs of every process of a failed test are shown.
 #![allow(clippy::disallowed_methods)] // tests may read the environment and wait for other processes
 
 pub mod api;
+pub mod browser;
 pub mod events;
 pub mod product;
 pub mod program;
@@ -14,6 +15,7 @@ pub mod provider;
 use std::time::Duration;
 
 pub use api::{Answer, Api};
+pub use browser::Browser;
 pub use events::{Event, Events};
 pub use product::{Base, Product, Setup};
 pub use program::Program;

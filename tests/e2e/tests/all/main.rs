@@ -6,6 +6,7 @@ mod cancellation;
 mod commands;
 mod crashes;
 mod drain;
+mod example_page;
 mod inbox;
 mod live_events;
 mod manual_handling;
