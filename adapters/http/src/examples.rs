@@ -1,8 +1,6 @@
 //! The example page of `docs/examples`, served from the program itself.
 
-use poem::{
-    Endpoint, IntoResponse, Request, Response, Route, endpoint::make_sync, http::header, web::Redirect,
-};
+use poem::{Endpoint, Response, Route, endpoint::make_sync, http::header, web::Redirect};
 
 /// Nothing from elsewhere, nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -10,26 +8,24 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// What stands in the page for the API's prefix.
 const PREFIX_IN_PAGE: &str = r#"content="/api/v1""#;
 
-/// `/examples/` and what its page needs.
-pub(crate) fn routes(prefix: &str) -> Route {
+/// Adds `/examples/` and what its page needs.
+pub(crate) fn add_to(route: Route, prefix: &str) -> Route {
     let page = include_str!("../../../docs/examples/index.html");
     let page = page.replacen(PREFIX_IN_PAGE, &format!(r#"content="{prefix}""#), 1);
     let (script, style) = (
         include_str!("../../../docs/examples/live-task.js"),
         include_str!("../../../docs/examples/live-task.css"),
     );
-    Route::new()
-        .at("/", file("text/html; charset=utf-8", page))
-        .at("/live-task.js", file("text/javascript; charset=utf-8", script.to_owned()))
-        .at("/live-task.css", file("text/css; charset=utf-8", style.to_owned()))
+    route
+        // The page's links are relative to its folder.
+        .at("/examples", poem::get(make_sync(|_| Redirect::see_other("/examples/"))))
+        .at("/examples/", file("text/html; charset=utf-8", page))
+        .at("/examples/live-task.js", file("text/javascript; charset=utf-8", script.to_owned()))
+        .at("/examples/live-task.css", file("text/css; charset=utf-8", style.to_owned()))
 }
 
 fn file(content_type: &'static str, text: String) -> impl Endpoint {
-    poem::get(make_sync(move |request: Request| {
-        // The page's links are relative to its folder.
-        if request.original_uri().path() == "/examples" {
-            return Redirect::see_other("/examples/").into_response();
-        }
+    poem::get(make_sync(move |_| {
         let answer = Response::builder().content_type(content_type);
         answer.header(header::CONTENT_SECURITY_POLICY, POLICY).body(text.clone())
     }))
@@ -43,7 +39,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_page_knows_the_apis_prefix_and_loads_from_here_only() {
-        let client = TestClient::new(Route::new().nest("/examples", routes("/of/mine")));
+        let client = TestClient::new(add_to(Route::new(), "/of/mine"));
         let page = client.get("/examples/").send().await;
         page.assert_status_is_ok();
         page.assert_header("content-security-policy", POLICY);

@@ -115,11 +115,10 @@ fn routes(config: &ApiConfig, context: api::Context) -> BoxEndpoint<'static, Res
     let guard = guard::Guard::new(config, &document);
     let page = DocsPage(Arc::new((config.clone(), OnceLock::new())));
     let prefix = if config.prefix.is_empty() { "/" } else { &config.prefix };
-    Route::new()
+    examples::add_to(Route::new(), &config.prefix)
         .nest(prefix, service)
         .at("/openapi.json", poem::get(openapi_json.data(OpenApiText(document))))
         .at("/docs", poem::get(docs.data(page)))
-        .nest("/examples", examples::routes(&config.prefix))
         .at("/", poem::get(root))
         .catch_all_error(guard::name_the_field)
         .around(move |endpoint, request| {
