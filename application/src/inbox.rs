@@ -248,7 +248,7 @@ mod tests {
             (signals.work(), signals.task(TaskId(3)).await, signals.task(TaskId(2)).await);
         assert_eq!(inbox.round().await, Ok(3));
         let demo = QueueName::new("demo_tasks").expect("a name");
-        assert_eq!(work.recv().await, Ok(Signal::Work(vec![demo])));
+        assert_eq!(work.recv().await, Ok(Signal::Work { queues: vec![demo], tasks: Vec::new() }));
         assert_eq!(
             bad.recv().await,
             Ok(Signal::State { task: TaskId(3), attempt: 0, status: Status::Failed })

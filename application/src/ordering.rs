@@ -56,15 +56,25 @@ pub(crate) async fn announce_waiting(order: Option<&dyn Order>, signals: &dyn Si
     }
 }
 
-/// Puts the first waiting tasks of a queue back into the order.
+/// Fills a window of the order that runs low: soon.
 pub(crate) async fn refill(
     store: &dyn Store,
     order: &dyn Order,
     queue: &QueueName,
-    limit: usize,
+) -> Result<(), StoreError> {
+    let (mark, limit) = (order.mark(queue).await?, order.window());
+    let tasks = store.waiting_on(queue, limit).await?;
+    order.refill(queue, mark, &tasks, tasks.len() < limit).await
+}
+
+/// Puts the very first waiting tasks of a queue back into the order, however long it takes to find them.
+pub(crate) async fn sweep(
+    store: &dyn Store,
+    order: &dyn Order,
+    queue: &QueueName,
+    depth: usize,
 ) -> Result<(), StoreError> {
     let mark = order.mark(queue).await?;
-    let tasks = store.waiting(queue, limit).await?;
-    let complete = tasks.len() < limit;
-    order.refill(queue, mark, &tasks, complete).await
+    let tasks = store.waiting(queue, depth).await?;
+    order.refill(queue, mark, &tasks, tasks.len() < depth).await
 }

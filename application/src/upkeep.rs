@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::firing::fire_due;
 use crate::{
-    ordering::{announce_waiting, refill},
+    ordering::{announce_waiting, sweep},
     ports::{Applied, Orphan, Overdue, Overrunning, Settlement, Signal, StoreError, Waiting},
     worker::WorkerPorts,
 };
@@ -252,7 +252,7 @@ impl Upkeep {
         };
         self.next_sweep = Instant::now() + SWEEP;
         for queue in self.ports.store.waiting_queues(&[]).await? {
-            if let Err(error) = refill(self.ports.store.as_ref(), order.as_ref(), &queue, SWEEP_DEPTH).await {
+            if let Err(error) = sweep(self.ports.store.as_ref(), order.as_ref(), &queue, SWEEP_DEPTH).await {
                 tracing::debug!(%error, %queue, "the order could not be swept");
                 return Ok(());
             }

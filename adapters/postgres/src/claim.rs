@@ -22,6 +22,7 @@ use crate::{
     connections::Operation,
     error::Fault,
     ledger::Ledger,
+    marks::Patience,
     rows::{self, counters, field, in_lock_order, lane, limit},
 };
 
@@ -221,7 +222,8 @@ impl PostgresStore {
             Claim::Ids(ids) => Wanted::Ids(in_lock_order(ids.iter().copied())),
             Claim::Next { queues, limit } => {
                 let queues = self.turns.order(queues);
-                let (begun, behind) = self.claim_marks.begin(queues.iter().map(|(queue, _)| queue));
+                let (begun, behind) =
+                    self.claim_marks.begin(queues.iter().map(|(queue, _)| queue), Patience::Any);
                 scan = Some(begun);
                 Wanted::Next { queues, limit: *limit, behind }
             }
@@ -252,12 +254,8 @@ impl PostgresStore {
             let unread = unreadable.iter().map(|(id, counters, _)| (*id, counters.attempt));
             ledger.note(batch, read.chain(unread));
         }
-        if let Some(scan) = &scan {
-            self.claim_marks.end(
-                scan,
-                tasks.len(),
-                tasks.iter().map(|task| (&task.queue, task.priority, task.id)),
-            );
+        if let Some(scan) = scan {
+            scan.end(tasks.len(), tasks.iter().map(|task| (&task.queue, task.priority, task.id)));
         }
         doubt.settled();
         drop(on_its_way);

@@ -240,7 +240,11 @@ impl UpkeepStore for PostgresStore {
     }
 
     async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
-        self.first_waiting(queue, limit).await
+        self.first_waiting(queue, limit, marks::Patience::Any).await
+    }
+
+    async fn waiting_on(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        self.first_waiting(queue, limit, marks::Patience::Little).await
     }
 
     async fn waiting_queues(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError> {

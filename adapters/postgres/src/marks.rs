@@ -2,8 +2,9 @@
 //!
 //! A scan through the index of waiting tasks passes over everything that was taken since: rows that run, and, while some
 //! old snapshot keeps the vacuum away, every row that was ever there. So it begins behind what was found the last time.
-//! That misses whoever comes in before the mark: a retry, a commit that was overtaken. They are found by whole scans,
-//! which may take a twentieth of the time: as good as always while they are quick, seldom when they are slow.
+//! That misses whoever comes in before the mark: a retry, a commit that was overtaken. They are found by whole scans, one
+//! at a time, which may take a twentieth of the time: as good as always while they are quick, seldom when they are slow,
+//! and then never where somebody cannot wait.
 
 use std::{
     collections::HashMap,
@@ -31,40 +32,63 @@ pub(crate) struct Marks(Mutex<Book>);
 struct Book {
     /// By queue and priority: nothing is expected up to this id.
     behind: HashMap<QueueName, [i64; PRIORITIES]>,
+    /// A whole scan is on its way.
+    under_way: bool,
     no_whole_scan_before: Option<Instant>,
     /// By the last whole scan.
     took: Duration,
     found: usize,
 }
 
-/// A scan on its way.
+/// How long a scan may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as it takes.
+    Any,
+    /// Somebody waits for it.
+    Little,
+}
+
+/// A scan on its way. One that is dropped came to nothing, and took as long as it did.
 #[derive(Debug)]
-pub(crate) struct Scan {
+pub(crate) struct Scan<'m> {
+    marks: &'m Marks,
     began: Instant,
     whole: bool,
 }
 
 impl Marks {
     /// Begins a scan of these queues: for each, and in each for each priority, the id behind which it begins.
-    pub(crate) fn begin<'q>(&self, queues: impl IntoIterator<Item = &'q QueueName>) -> (Scan, Vec<i64>) {
-        let book = self.book();
+    pub(crate) fn begin<'q>(
+        &self,
+        queues: impl IntoIterator<Item = &'q QueueName>,
+        patience: Patience,
+    ) -> (Scan<'_>, Vec<i64>) {
+        let mut book = self.book();
         let began = Instant::now();
-        let few = book.found < FEW && book.took < SLOW;
-        let whole = few || book.no_whole_scan_before.is_none_or(|moment| began >= moment);
+        let quick = book.took < SLOW;
+        let due = book.no_whole_scan_before.is_none_or(|moment| began >= moment) && !book.under_way;
+        let whole = (quick && book.found < FEW) || (due && (quick || patience == Patience::Any));
+        book.under_way |= whole;
         let from_the_start = [-1; PRIORITIES];
         let behind = |queue| book.behind.get(queue).filter(|_| !whole).unwrap_or(&from_the_start);
         let behind = queues.into_iter().flat_map(|queue| *behind(queue)).collect();
-        (Scan { began, whole }, behind)
+        (Scan { marks: self, began, whole }, behind)
     }
 
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Scan<'_> {
     /// Ends a scan that has found so many: nothing is expected up to these any more.
     pub(crate) fn end<'q>(
-        &self,
-        scan: &Scan,
+        self,
         found: usize,
         passed: impl IntoIterator<Item = (&'q QueueName, Priority, TaskId)>,
     ) {
-        let mut book = self.book();
+        let mut book = self.marks.book();
         book.found = book.found.saturating_add(found);
         for (queue, priority, id) in passed {
             let behind = match book.behind.get_mut(queue) {
@@ -74,16 +98,19 @@ impl Marks {
             let behind = &mut behind[usize::from(priority.get())];
             *behind = (*behind).max(id.0);
         }
-        if scan.whole {
-            let took = scan.began.elapsed();
-            book.took = took;
-            let pause = (took * WHOLE_SCANS).min(SELDOM.max(took * 2));
-            book.no_whole_scan_before = Some(scan.began + pause);
-        }
     }
+}
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Scan<'_> {
+    fn drop(&mut self) {
+        if self.whole {
+            let mut book = self.marks.book();
+            let took = self.began.elapsed();
+            book.took = took;
+            book.under_way = false;
+            let pause = (took * WHOLE_SCANS).min(SELDOM.max(took * 2));
+            book.no_whole_scan_before = Some(self.began + pause);
+        }
     }
 }
 
@@ -101,33 +128,52 @@ mod tests {
     async fn slow_whole_scans_are_rare_and_others_begin_behind_what_was_found() {
         let (marks, queue, other) =
             (Marks::default(), QueueName::default_queue(), "other".parse().expect("a name"));
+        let begin = |queues: &[&QueueName]| marks.begin(queues.iter().copied(), Patience::Any);
         let urgent = Priority::FIRST;
-        let (scan, from) = marks.begin([&queue]);
+        let (scan, from) = begin(&[&queue]);
         assert_eq!(from, behind(0, -1), "the first scan is whole");
         tokio::time::advance(Duration::from_millis(50)).await;
-        marks.end(&scan, FEW - 1, [(&queue, urgent, TaskId(7)), (&queue, urgent, TaskId(5))]);
-        assert_eq!(marks.begin([&queue]).1, behind(0, -1), "few have been found yet");
-        marks.end(&scan, 1, []);
+        scan.end(FEW - 1, [(&queue, urgent, TaskId(7)), (&queue, urgent, TaskId(5))]);
+        let (scan, from) = begin(&[&queue]);
+        assert_eq!(from, behind(0, -1), "few have been found yet");
+        tokio::time::advance(Duration::from_millis(50)).await;
+        scan.end(1, []);
 
-        let (scan, from) = marks.begin([&other, &queue]);
+        let (scan, from) = begin(&[&other, &queue]);
         assert_eq!(from, [behind(0, -1), behind(0, 7)].concat(), "it begins behind what was found, by queue");
-        marks.end(&scan, 0, []);
+        scan.end(0, []);
         tokio::time::advance(Duration::from_millis(949)).await;
-        assert_eq!(marks.begin([&queue]).1, behind(0, 7));
+        assert_eq!(begin(&[&queue]).1, behind(0, 7));
         tokio::time::advance(Duration::from_millis(1)).await;
-        let (scan, from) = marks.begin([&queue]);
+        let (scan, from) = begin(&[&queue]);
         assert_eq!(from, behind(0, -1), "a whole scan, 1 s after the one that took 50 ms began");
+        assert_eq!(begin(&[&queue]).1, behind(0, 7), "one at a time");
         // This one was quick, so the next is whole as well.
-        marks.end(&scan, 0, []);
-        assert_eq!(marks.begin([&queue]).1, behind(0, -1));
+        scan.end(0, []);
+        assert_eq!(begin(&[&queue]).1, behind(0, -1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_fresh_process_that_meets_a_slow_scan_does_not_repeat_it() {
         let (marks, queue) = (Marks::default(), QueueName::default_queue());
-        let (scan, _) = marks.begin([&queue]);
+        let (scan, _) = marks.begin([&queue], Patience::Little);
         tokio::time::advance(SLOW).await;
-        marks.end(&scan, 1, [(&queue, Priority::FIRST, TaskId(7))]);
-        assert_eq!(marks.begin([&queue]).1, behind(0, 7));
+        scan.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
+        assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, 7));
+        tokio::time::advance(SELDOM).await;
+        assert_eq!(marks.begin([&queue], Patience::Little).1, behind(0, 7), "who cannot wait is spared");
+        assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, -1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scan_that_fails_is_not_repeated_at_once_either() {
+        let (marks, queue) = (Marks::default(), QueueName::default_queue());
+        let (scan, _) = marks.begin([&queue], Patience::Any);
+        tokio::time::advance(SELDOM * 2).await;
+        drop(scan); // the statement's time was over
+        marks.begin([&queue], Patience::Little).0.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
+        assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, 7));
+        tokio::time::advance(SELDOM * 4).await;
+        assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, -1));
     }
 }

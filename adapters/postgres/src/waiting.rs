@@ -10,6 +10,7 @@ use crate::{
     PostgresStore,
     connections::Operation,
     error::Fault,
+    marks::Patience,
     rows::{self, field, limit},
 };
 
@@ -88,16 +89,13 @@ impl PostgresStore {
         &self,
         queue: &QueueName,
         limit: usize,
+        patience: Patience,
     ) -> Result<Vec<Waiting>, StoreError> {
-        let (scan, behind) = self.refill_marks.begin([queue]);
+        let (scan, behind) = self.refill_marks.begin([queue], patience);
         let waiting = self.connections.run(FirstWaiting { queue: queue.clone(), limit, behind }).await?;
         // Nobody waits before the first that was found; what was found still does, wherever the order keeps it.
         let firsts = waiting.chunk_by(|one, next| one.priority == next.priority).filter_map(<[_]>::first);
-        self.refill_marks.end(
-            &scan,
-            waiting.len(),
-            firsts.map(|first| (queue, first.priority, TaskId(first.id.0 - 1))),
-        );
+        scan.end(waiting.len(), firsts.map(|first| (queue, first.priority, TaskId(first.id.0 - 1))));
         Ok(waiting)
     }
 

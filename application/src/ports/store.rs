@@ -413,6 +413,12 @@ pub trait UpkeepStore: Send + Sync {
     /// they are not part of it.
     async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError>;
 
+    /// The same, for a caller who cannot wait for long: where it would take long to see that nobody came in before those
+    /// that were read the last time, they are left to [`UpkeepStore::waiting`].
+    async fn waiting_on(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+        self.waiting(queue, limit).await
+    }
+
     /// Queues other than these in which something waits as PENDING, suspects included. What waits in these costs nothing.
     async fn waiting_queues(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError>;
 

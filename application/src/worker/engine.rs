@@ -397,7 +397,7 @@ impl Engine {
             tokio::spawn(async move {
                 let WorkerPorts { store, order, .. } = &crew.ports;
                 if let Some(order) = order
-                    && let Err(error) = refill(store.as_ref(), order.as_ref(), &queue, order.window()).await
+                    && let Err(error) = refill(store.as_ref(), order.as_ref(), &queue).await
                 {
                     tracing::debug!(%error, %queue, "the order's window could not be refilled yet");
                 }
