@@ -46,6 +46,7 @@ pub struct TaskTypeSpec {
     example: &'static str,
     limits: Limits,
     retry: RetryPolicy,
+    internal: bool,
     check: Arc<Check>,
     run: Arc<Run>,
 }
@@ -115,12 +116,27 @@ impl TaskTypeSpec {
         let name = TaskType::new(name).unwrap_or_else(|error| panic!("{error}"));
         let check = |input: &Json| input.to::<I>().map(drop).map_err(|error| describe(&error));
         let (limits, retry) = (Limits::default(), RetryPolicy::default());
-        Self { name, summary, example: "{}", limits, retry, check: Arc::new(check), run }
+        Self { name, summary, example: "{}", limits, retry, internal: false, check: Arc::new(check), run }
     }
 
     /// An input that works, for documentation.
     pub fn example(mut self, example: &'static str) -> Self {
         self.example = example;
+        self
+    }
+
+    /// Refuses inputs that can be read and are wrong all the same; the error says what is wrong with one.
+    pub fn checked<I: DeserializeOwned>(
+        mut self,
+        check: impl Fn(&I) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.check = Arc::new(move |input| check(&input.to::<I>().map_err(|error| describe(&error))?));
+        self
+    }
+
+    /// Keeps the type for the runner's own use: nobody can submit it, and no list shows it.
+    pub fn internal(mut self) -> Self {
+        self.internal = true;
         self
     }
 
@@ -149,6 +165,11 @@ impl TaskTypeSpec {
     /// An input that works.
     pub fn example_input(&self) -> &'static str {
         self.example
+    }
+
+    /// Whether only the runner itself submits it.
+    pub fn is_internal(&self) -> bool {
+        self.internal
     }
 
     /// The limits of tasks that name none.

@@ -18,8 +18,8 @@ use crate::{
     in_process::InProcessSignals,
     memory::MemoryStore,
     ports::{
-        Applied, Chance, Claim, ClaimedTask, MockChance, Order, Settlement, Signal, Store, UpkeepStore,
-        WorkStore, WorkerProfile,
+        Applied, Chance, Claim, ClaimedTask, MockChance, Order, Settlement, Signal, Signals, Store,
+        UpkeepStore, WorkStore, WorkerProfile,
     },
     registry::{Registry, TaskTypeSpec},
     schedules::Schedules,
@@ -39,6 +39,13 @@ pub(crate) struct Product {
 impl Product {
     /// A product with these task types. Its store's clock is tokio's.
     pub(crate) fn new(types: impl IntoIterator<Item = TaskTypeSpec>) -> Self {
+        Self::with(|_, _| types)
+    }
+
+    /// The same, with task types that stand on its store and its signals.
+    pub(crate) fn with<T: IntoIterator<Item = TaskTypeSpec>>(
+        types: impl FnOnce(Arc<dyn Store>, Arc<dyn Signals>) -> T,
+    ) -> Self {
         let start = Instant::now();
         let jumped = Arc::new(AtomicU64::new(0));
         let jumps = Arc::clone(&jumped);
@@ -49,10 +56,12 @@ impl Product {
         }));
         let mut chance = MockChance::new();
         chance.expect_next().returning(|| 0.5);
+        let signals: Arc<dyn Signals> = Arc::new(InProcessSignals::new());
+        let types = types(Arc::clone(&store) as _, Arc::clone(&signals));
         let ports = WorkerPorts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             order: None,
-            signals: Arc::new(InProcessSignals::new()),
+            signals,
             registry: Arc::new(Registry::new(types).expect("distinct types")),
             routes: Arc::new(Routes::default()),
             chance: Arc::new(chance) as Arc<dyn Chance>,

@@ -10,10 +10,12 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use domain::{LeaseTerms, QueueName, Route, Routes, WorkerName};
+use outbound_adapter::OutboundConfig;
 use providers_adapter::LatencyRange;
 
 pub use values::{parse_duration, parse_size, without_password};
 
+mod outbound;
 mod values;
 
 /// The file that is read when it exists and `--config` names no other.
@@ -64,6 +66,22 @@ pub const KEYS: &[Key] = &[
     key("openai_first_token_timeout", "120s", "until the first piece of the answer"),
     key("openai_idle_timeout", "60s", "between two pieces of the answer"),
     key("openai_total_timeout", "30m", "for the whole answer"),
+    Key {
+        name: "webhook_secrets",
+        default: "",
+        meaning: "whsec_… that sign what is published, comma separated; all of them sign, for rotation",
+        secret: true,
+    },
+    key(
+        "outbound_allow",
+        "",
+        "blocks and hosts to call although they are not public, such as 10.0.0.0/8,hooks.internal",
+    ),
+    key("outbound_ports", "80,443,8080,8443", "ports that are called; `*` for any"),
+    key("outbound_connect_timeout", "5s", "until a receiver accepts the connection"),
+    key("outbound_timeout", "20s", "for a whole call of a receiver; longer than the time-out above"),
+    key("outbound_max_request", "5MB", "the largest message that is sent"),
+    key("outbound_max_response", "64KB", "how much is read of a receiver's answer"),
     key("simulated_latency", "5s..15s", "how long the simulated provider takes; 0s for none"),
     key("worker_name", "worker@%h", "what people call this worker; %h is the host, %p the process id"),
     key("worker_queues", "", "queues to serve, comma separated; empty for every queue, also later ones"),
@@ -117,6 +135,8 @@ pub struct Config {
     pub waiting_limit: Option<u64>,
     /// Who answers prompts.
     pub provider: Provider,
+    /// Calls to endpoints of users'.
+    pub outbound: OutboundConfig,
     /// The worker's name.
     pub worker_name: WorkerName,
     /// The worker's queues.
@@ -341,6 +361,7 @@ impl Layers {
             max_requests: self.number("max_requests", 1, 1_000_000)?,
             waiting_limit: self.optional_number("waiting_limit")?,
             provider: self.provider()?,
+            outbound: self.outbound()?,
             worker_name: self.worker_name()?,
             worker_queues: self
                 .list("worker_queues")

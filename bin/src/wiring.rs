@@ -6,15 +6,16 @@ use anyhow::{Context, Result, bail};
 use application::{
     in_process::InProcessSignals,
     inbox::Inbox,
-    ports::{Chance, InboxStore, Order, Signals, Store, TextGenerator},
+    ports::{Chance, InboxStore, Order, Outbound, Signals, Store, TextGenerator},
     registry::{Registry, TaskTypeSpec},
     schedules::Schedules,
-    task_types,
+    task_types::{self, Publishing},
     tasks::Tasks,
     upkeep::{Upkeep, UpkeepConfig},
     worker::{WorkerConfig, WorkerPorts},
 };
 use http_adapter::{ApiConfig, UseCases};
+use outbound_adapter::HttpOutbound;
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use providers_adapter::{OpenAiConfig, OpenAiGenerator, ProviderTimeouts, Secret, SimulatedGenerator};
 use redis_adapter::{Redis, RedisOptions, RedisOrder, RedisSignals};
@@ -49,9 +50,18 @@ impl Wiring {
         let Adapters { store, order, signals, inbox } = adapters(config, alone, &mut banner).await?;
         let generator = generator(config)?;
         banner.push(("provider", generator.describe()));
-        let types = task_types::built_in(generator).into_iter().chain(more_types);
-        let registry = Arc::new(Registry::new(types)?);
         let (routes, chance): (_, Arc<dyn Chance>) = (Arc::new(config.routes.clone()), Arc::new(Dice));
+        let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(config.outbound.clone()));
+        banner.push(("webhooks", outbound.describe()));
+        let publishing = Publishing {
+            outbound,
+            store: Arc::clone(&store),
+            order: order.clone(),
+            signals: Arc::clone(&signals),
+            routes: Arc::clone(&routes),
+        };
+        let types = task_types::built_in(generator).into_iter().chain(task_types::publishing(&publishing));
+        let registry = Arc::new(Registry::new(types.chain(more_types))?);
         Ok(Self { ports: WorkerPorts { store, order, signals, registry, routes, chance }, inbox, banner })
     }
 

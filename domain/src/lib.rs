@@ -12,6 +12,7 @@ pub mod json;
 pub mod lease;
 pub mod name;
 pub mod once;
+pub mod outbound;
 pub mod priority;
 pub mod progress;
 pub mod retry;

@@ -46,7 +46,7 @@ const FAMILIES: [(&str, &[&str]); 8] = [
     ("sqlx", &["adapters/postgres", "adapters/sqlite", "bin", "tests"]),
     ("redis", &["adapters/redis", "bin", "tests"]),
     ("bb8", &["adapters/redis", "bin", "tests"]),
-    ("reqwest", &["adapters/providers", "bin", "tests"]),
+    ("reqwest", &["adapters/outbound", "adapters/providers", "bin", "tests"]),
     ("anyhow", &["bin", "tests", "xtask"]),
 ];
 

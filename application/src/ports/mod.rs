@@ -8,6 +8,7 @@
 mod generate;
 mod inbox;
 mod order;
+mod outbound;
 mod schedules;
 mod signals;
 mod store;
@@ -17,6 +18,7 @@ pub use generate::{
 };
 pub use inbox::{Accepted, InboxStore, Letter, TakenIn};
 pub use order::{Order, Popped, Waiting};
+pub use outbound::{Delivered, NotDelivered, Outbound, Post};
 pub use schedules::{DueSchedule, Fired, Firing, FiringRecord, Put, ScheduleStore};
 pub use signals::{Signal, SignalStream, Signals};
 pub use store::{
@@ -35,6 +37,7 @@ pub trait Chance: Send + Sync {
 
 #[cfg(any(test, feature = "mocks"))]
 pub use self::{
-    generate::MockTextGenerator, inbox::MockInboxStore, order::MockOrder, schedules::MockScheduleStore,
-    signals::MockSignals, store::MockTaskStore, store::MockUpkeepStore, store::MockWorkStore,
+    generate::MockTextGenerator, inbox::MockInboxStore, order::MockOrder, outbound::MockOutbound,
+    schedules::MockScheduleStore, signals::MockSignals, store::MockTaskStore, store::MockUpkeepStore,
+    store::MockWorkStore,
 };

@@ -5,11 +5,13 @@ mod calculation;
 mod debug;
 mod echo;
 mod noop;
+mod publish;
 mod sleep;
 mod text_generation;
 
 use std::sync::Arc;
 
+pub use publish::Publishing;
 pub use text_generation::{DEFAULT_MODEL, TextGenerationInput};
 
 use crate::{ports::TextGenerator, registry::TaskTypeSpec};
@@ -27,6 +29,11 @@ pub fn built_in(generator: Arc<dyn TextGenerator>) -> Vec<TaskTypeSpec> {
         noop::spec(),
         sleep::spec(),
     ]
+}
+
+/// The types that send messages out.
+pub fn publishing(publishing: &Publishing) -> Vec<TaskTypeSpec> {
+    publish::specs(publishing).into()
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! End-to-end tests against the built binaries, from outside: processes, signals, HTTP, the command line.
 //!
 //! [`product`] starts the product on either base, [`program`] is one of its processes, [`api`] talks to it as a client
-//! would, [`browser`] as a person, [`events`] reads its live events, [`provider`] stands in for an OpenAI-compatible server. All of it panics
+//! would, [`browser`] as a person, [`events`] reads its live events, [`provider`] stands in for an OpenAI-compatible
+//! server, [`receiver`] for an endpoint of a user's. All of it panics
 //! with what was seen where something is not as it should be; the logs of every process of a failed test are shown.
 #![allow(clippy::disallowed_methods)] // tests may read the environment and wait for other processes
 
@@ -11,6 +12,7 @@ pub mod events;
 pub mod product;
 pub mod program;
 pub mod provider;
+pub mod receiver;
 
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ pub use events::{Event, Events};
 pub use product::{Base, Product, Setup};
 pub use program::Program;
 pub use provider::{Noticed, Provider, Reply};
+pub use receiver::{Message, Receiver, Taken};
 
 /// How long a test waits for what should take moments: only a failure, or a very busy machine, needs more.
 pub const PATIENCE: Duration = Duration::from_secs(30);

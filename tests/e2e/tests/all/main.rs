@@ -13,6 +13,7 @@ mod manual_handling;
 mod once;
 mod openai;
 mod order;
+mod publishing;
 mod quick_start;
 mod redis_outage;
 mod replacement;
