@@ -6,6 +6,7 @@
 
 mod api;
 mod body;
+mod callback;
 mod document;
 mod events;
 mod examples;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use application::{
-    task_types::{DEFAULT_MODEL, DEFAULT_TYPE},
+    task_types::{Callback, DEFAULT_MODEL, DEFAULT_TYPE},
     tasks::Submission,
 };
 use chrono::{DateTime, Utc};
@@ -12,6 +12,7 @@ use poem_openapi::Object;
 
 use crate::{
     body::AnyJson,
+    callback,
     fields::{Fields, read_body, shorten},
     problem::ApiError,
     views::StatusView,
@@ -57,6 +58,12 @@ pub(crate) struct SubmissionBody {
     time_limit_seconds: Option<f64>,
     /// Your own notes: a JSON object, at most 16 kB.
     metadata: Option<AnyJson>,
+    /// Tell this URL of the task's end: a signed JSON message, as in Standard Webhooks. `docs/publishing.md` says which URLs
+    /// are called.
+    #[oai(validator(min_length = 1, max_length = 2000))]
+    callback_url: Option<String>,
+    /// Which ends it is told of: `task.completed`, `task.failed`, `task.cancelled`, `task.expired`; all unless said otherwise.
+    callback_events: Option<Vec<String>>,
     /// What no other task may share: where one with the same key stands in the way, that one is answered, with 200.
     #[oai(validator(min_length = 1, max_length = 255))]
     unique_key: Option<String>,
@@ -83,6 +90,8 @@ impl poem_openapi::types::Example for SubmissionBody {
             soft_time_limit_seconds: None,
             time_limit_seconds: None,
             metadata: None,
+            callback_url: None,
+            callback_events: None,
             unique_key: None,
             unique_states: None,
             unique_window_seconds: None,
@@ -94,13 +103,14 @@ const LONGEST_DELAY: f64 = 315_360_000.0; // ten years
 const LARGEST_METADATA: usize = 16 * 1024;
 const LONGEST_MODEL: usize = 200;
 
-/// Reads a body.
-pub(crate) fn read(text: &str) -> Result<Submission, ApiError> {
+/// Reads a body, and who is to be told of the task's end.
+pub(crate) fn read(text: &str) -> Result<(Submission, Option<Callback>), ApiError> {
     read_body(text, |fields| {
         let start = read_start(fields);
         let expires_at = fields.moment("expires_at");
         let unique = read_unique(fields);
-        Some(Submission { start, expires_at, unique, ..read_work(fields)? })
+        let callback = callback::read(fields);
+        Some((Submission { start, expires_at, unique, ..read_work(fields)? }, callback))
     })
 }
 
@@ -257,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_prompt_is_enough() {
-        let Ok(submission) = read(r#"{"prompt":"Hi","model":null,"priority":null}"#) else {
+        let Ok((submission, None)) = read(r#"{"prompt":"Hi","model":null,"priority":null}"#) else {
             panic!("refused")
         };
         assert_eq!(submission.task_type.as_str(), DEFAULT_TYPE);
@@ -267,7 +277,7 @@ mod tests {
 
     #[test]
     fn an_input_keeps_its_bytes() {
-        let Ok(submission) = read(r#"{"type":"demo.echo","input":{ "a": 1.0e2 }}"#) else {
+        let Ok((submission, None)) = read(r#"{"type":"demo.echo","input":{ "a": 1.0e2 }}"#) else {
             panic!("refused")
         };
         assert_eq!(submission.input.as_str(), r#"{ "a": 1.0e2 }"#);
@@ -296,6 +306,16 @@ mod tests {
             (r#"{"prompt":"x","delay_seconds":-1}"#, vec!["delay_seconds"]),
             (r#"{"prompt":"x","time_limit_seconds":1e300}"#, vec!["time_limit_seconds"]),
             (r#"{"prompt":"x","metadata":[]}"#, vec!["metadata"]),
+            (r#"{"prompt":"x","callback_events":["task.failed"]}"#, vec!["callback_url"]),
+            (r#"{"prompt":"x","callback_url":7,"callback_events":["task.failed"]}"#, vec!["callback_url"]),
+            (
+                r#"{"prompt":"x","callback_url":"https://a.example","callback_events":["failed"]}"#,
+                vec!["callback_events"],
+            ),
+            (
+                r#"{"prompt":"x","callback_url":"https://a.example","callback_events":[]}"#,
+                vec!["callback_events"],
+            ),
             ("[]", vec!["body"]),
             ("{", vec!["(not readable)"]),
             ("", vec!["(not readable)"]),

@@ -140,6 +140,10 @@ impl Outbound for HttpOutbound {
         self.rules.target(url)
     }
 
+    fn largest(&self) -> usize {
+        self.config.max_request
+    }
+
     async fn post(&self, post: &Post) -> Result<Delivered, NotDelivered> {
         let (size, most) = (post.body.as_str().len(), self.config.max_request);
         if size > most {

@@ -21,6 +21,8 @@ pub struct TaskInfo {
     pub priority: Priority,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// How many failed by themselves, since a person last asked for another run; crashes and drains do not count.
+    pub failures: u32,
     /// When it was submitted.
     pub created_at: Timestamp,
     /// When this attempt started.

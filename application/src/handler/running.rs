@@ -155,6 +155,7 @@ mod tests {
             queue: QueueName::default_queue(),
             priority: Priority::default(),
             attempt: 1,
+            failures: 0,
             created_at: Timestamp::UNIX_EPOCH,
             started_at: Timestamp::UNIX_EPOCH,
             worker: WorkerName::new("test@host").expect("a name"),

@@ -56,6 +56,9 @@ pub trait Outbound: Send + Sync {
     /// Reads a URL under the rules. A host name is judged again by what it resolves to, at each connection.
     fn target(&self, url: &str) -> Result<Target, InvalidTarget>;
 
+    /// The largest message that is sent, in bytes.
+    fn largest(&self) -> usize;
+
     /// Sends one message once. Never repeated here: that is for the task's policy to decide, by [`Missed`].
     async fn post(&self, post: &Post) -> Result<Delivered, NotDelivered>;
 

@@ -8,11 +8,14 @@ mod noop;
 mod publish;
 mod sleep;
 mod text_generation;
+mod webhook;
 
 use std::sync::Arc;
 
 pub use publish::Publishing;
 pub use text_generation::{DEFAULT_MODEL, TextGenerationInput};
+pub(crate) use webhook::WebhookInput;
+pub use webhook::{Callback, WEBHOOK_TYPE};
 
 use crate::{ports::TextGenerator, registry::TaskTypeSpec};
 
@@ -33,7 +36,7 @@ pub fn built_in(generator: Arc<dyn TextGenerator>) -> Vec<TaskTypeSpec> {
 
 /// The types that send messages out.
 pub fn publishing(publishing: &Publishing) -> Vec<TaskTypeSpec> {
-    publish::specs(publishing).into()
+    publish::specs(publishing).into_iter().chain([webhook::spec(publishing)]).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What clients do: submit, read, wait, watch, list, cancel, retry, discard, delete, count.
 
 mod backlog;
+mod callbacks;
 mod handle;
 mod manual;
 mod submit;

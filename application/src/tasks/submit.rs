@@ -209,7 +209,7 @@ impl Tasks {
 
     fn admit(&self, tenant: &Tenant, submission: Submission, invalid: &mut Vec<InvalidField>) -> NewTask {
         let mut refuse = |field, message: String| invalid.push(InvalidField { field, message });
-        let defaults = match self.registry.get(&submission.task_type) {
+        let defaults = match self.registry.get(&submission.task_type).filter(|spec| !spec.is_internal()) {
             Some(spec) => {
                 if let Err(message) = spec.check_input(&submission.input) {
                     refuse("input", format!("{message}; an input that works: {}", spec.example_input()));
@@ -217,7 +217,8 @@ impl Tasks {
                 spec.default_limits()
             }
             None => {
-                let known: Vec<_> = self.registry.iter().map(|spec| spec.name().as_str()).collect();
+                let offered = self.registry.iter().filter(|spec| !spec.is_internal());
+                let known: Vec<_> = offered.map(|spec| spec.name().as_str()).collect();
                 let known = known.join(", ");
                 refuse(
                     "type",

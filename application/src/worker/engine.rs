@@ -555,6 +555,7 @@ impl Engine {
             queue,
             priority,
             attempt: number,
+            failures: task.counters.fresh_failures(),
             created_at: task.created_at,
             started_at: task.started_at,
             worker: self.config.name.clone(),

@@ -61,10 +61,10 @@ const HOUR: u64 = 60 * MINUTE;
 const SCHEDULE: [u64; 9] =
     [5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
 
-/// How long to wait after the `attempt`-th try (from 1) of a completion webhook; at least as long as the receiver asked.
+/// How long to wait after the `failures`-th unsuccessful try (from 1) of a completion webhook; at least as long as the receiver asked.
 /// The task's number spreads the waits by up to a tenth, so that what failed together does not come back together.
-pub fn webhook_wait(task: TaskId, attempt: u32, asked: Option<Duration>) -> Duration {
-    let step = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX).min(SCHEDULE.len() - 1);
+pub fn webhook_wait(task: TaskId, failures: u32, asked: Option<Duration>) -> Duration {
+    let step = usize::try_from(failures.saturating_sub(1)).unwrap_or(usize::MAX).min(SCHEDULE.len() - 1);
     // Knuth's multiplicative hash: neighbours get far apart.
     let spread = (task.0 as u32).wrapping_mul(2_654_435_761) >> 16;
     let wait = Duration::from_secs(SCHEDULE[step]).mul_f64(1.0 - 0.1 * f64::from(spread) / 65_536.0);

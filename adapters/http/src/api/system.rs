@@ -69,7 +69,14 @@ impl SystemApi {
     #[oai(path = "/task-types", method = "get", operation_id = "list_task_types")]
     async fn task_types(&self) -> Result<JsonAnswer<TaskTypeListView>, ApiError> {
         Ok(JsonAnswer(TaskTypeListView {
-            items: self.0.tasks()?.registry().iter().map(Into::into).collect(),
+            items: self
+                .0
+                .tasks()?
+                .registry()
+                .iter()
+                .filter(|spec| !spec.is_internal())
+                .map(Into::into)
+                .collect(),
         }))
     }
 }

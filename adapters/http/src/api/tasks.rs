@@ -75,6 +75,8 @@ impl TasksApi {
     /// With an `Idempotency-Key` it is safe to ask again when an answer was lost: for 24 hours the same key with the same
     /// body, byte for byte, gets the first answer; with another body it is refused. With a `unique_key` there is at most
     /// one such task among those that stand in `unique_states`.
+    ///
+    /// With a `callback_url` the task's end is told to it.
     #[oai(path = "/tasks", method = "post", operation_id = "submit_task")]
     async fn submit(
         &self,
@@ -83,9 +85,13 @@ impl TasksApi {
         #[oai(name = "Idempotency-Key", validator(min_length = 1, max_length = 257))]
         idempotency_key: Header<Option<String>>,
     ) -> Result<Submitted, ApiError> {
-        let mut submission = submission::read(&body.text)?;
+        let (mut submission, callback) = submission::read(&body.text)?;
         submission.idempotency = idempotency::read(idempotency_key.0.as_deref(), "submit_task", &body.text)?;
-        let admission = self.0.tasks()?.submit(&Tenant::default(), vec![submission]).await?.pop();
+        let (tasks, tenant) = (self.0.tasks()?, Tenant::default());
+        let admission = match callback {
+            None => tasks.submit(&tenant, vec![submission]).await?.pop(),
+            Some(callback) => tasks.submit_with_callback(&tenant, submission, &callback).await?,
+        };
         let location = |task: &Task| format!("{}/tasks/{}", self.0.config.prefix, task.id);
         match admission {
             Some(Admission::Created(task)) => {

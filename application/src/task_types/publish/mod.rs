@@ -74,7 +74,7 @@ fn policy() -> RetryPolicy {
 }
 
 /// What a message that did not arrive makes of its task; `kind` is the first part of the code.
-pub(super) fn failure(kind: &str, error: &NotDelivered, mode: RetryMode) -> Failure {
+pub(crate) fn failure(kind: &str, error: &NotDelivered, mode: RetryMode) -> Failure {
     let code = format!("{kind}.{}", error.missed.code());
     Failure::new(error.missed.class(mode), code, &error.message).retry_after(error.retry_after)
 }
@@ -86,4 +86,4 @@ fn exact(raw: &RawValue) -> Result<Json, Failure> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

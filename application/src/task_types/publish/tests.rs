@@ -11,24 +11,26 @@ use serde_json::{Value, json};
 
 use super::Publishing;
 use crate::{
-    ports::{Claim, Delivered, MockOutbound, NotDelivered, Post, Retry, UpkeepStore, WorkStore},
-    task_types::publishing,
+    ports::{
+        Claim, Delivered, MockOutbound, MockTextGenerator, NotDelivered, Post, Retry, UpkeepStore, WorkStore,
+    },
+    task_types::{built_in, publishing},
     tasks::{Submission, SubmitError},
     testing::{Product, profile},
 };
 
-type Answer = Result<Delivered, NotDelivered>;
+pub(in crate::task_types) type Answer = Result<Delivered, NotDelivered>;
 
-fn accepted() -> Answer {
+pub(in crate::task_types) fn accepted() -> Answer {
     Ok(Delivered { status: 200, text: "ok".into(), signed: true })
 }
 
-fn missed(missed: Missed) -> Answer {
+pub(in crate::task_types) fn missed(missed: Missed) -> Answer {
     Err(NotDelivered { missed, message: format!("as the test says: {missed:?}"), retry_after: None })
 }
 
 /// A product whose way out answers with these in turn, then with success; and what went out.
-fn product(answers: Vec<Answer>) -> (Product, Arc<Mutex<Vec<Post>>>) {
+pub(in crate::task_types) fn product(answers: Vec<Answer>) -> (Product, Arc<Mutex<Vec<Post>>>) {
     let (answers, sent) = (Mutex::new(VecDeque::from(answers)), Arc::<Mutex<Vec<Post>>>::default());
     let mut outbound = MockOutbound::new();
     outbound.expect_target().returning(|url| OutboundRules::default().target(url));
@@ -37,9 +39,12 @@ fn product(answers: Vec<Answer>) -> (Product, Arc<Mutex<Vec<Post>>>) {
         sending.lock().expect("not poisoned").push(post.clone());
         answers.lock().expect("not poisoned").pop_front().unwrap_or_else(accepted)
     });
+    outbound.expect_largest().returning(|| 2_000);
     let outbound = Arc::new(outbound);
     let product = Product::with(|store, signals| {
-        publishing(&Publishing { outbound, store, order: None, signals, routes: Arc::new(Routes::default()) })
+        let routes = Arc::new(Routes::default());
+        let publishing = publishing(&Publishing { outbound, store, order: None, signals, routes });
+        publishing.into_iter().chain(built_in(Arc::new(MockTextGenerator::new())))
     });
     (product, sent)
 }

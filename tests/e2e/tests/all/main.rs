@@ -22,3 +22,4 @@ mod schedules;
 mod start;
 mod store_outage;
 mod task_types;
+mod webhooks;
