@@ -211,6 +211,8 @@ mod tests {
             ("https://example.org:22/", "port 22"),
             ("http://127.0.0.1/", "loopback"),
             ("http://127.1/", "loopback"),
+            ("http://127.0.0.1./", "loopback"),
+            ("http://%31%32%37.0.0.1/", "loopback"),
             ("http://2130706433/", "loopback"),
             ("http://0x7f.0.0.1/", "loopback"),
             ("http://0177.0.0.1/", "loopback"),

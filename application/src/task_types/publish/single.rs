@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain::{
     Failure,
-    outbound::{MessageId, Missed},
+    outbound::{MessageId, Missed, check_headers},
 };
 use serde_json::json;
 
@@ -43,9 +43,9 @@ async fn publish(
         history::nothing_broken_off(store, &context).await?;
     }
     // The worker's rules, which may be newer than those of the submission.
-    let target = outbound
-        .target(&message.url)
-        .map_err(|error| Failure::permanent("publish.kept_back", format!("url: {error}")))?;
+    let kept_back = |why: String| Failure::permanent("publish.kept_back", why);
+    check_headers(&message.headers).map_err(kept_back)?;
+    let target = outbound.target(&message.url).map_err(|error| kept_back(format!("url: {error}")))?;
     let task = context.task();
     let post = Post {
         tenant: task.tenant.clone(),

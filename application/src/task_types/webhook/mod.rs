@@ -19,8 +19,8 @@ use crate::{
 
 /// What the type is called.
 pub const WEBHOOK_TYPE: &str = "webhook.deliver";
-/// How long to wait where the task runs again that was to be told of.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The shortest and the longest pause between two looks at a task that has not ended; between them, a tenth of its age.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Who is to be told of a task's end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,8 +77,10 @@ async fn deliver(
     };
     let Some(event) = CallbackEvent::of(subject.status) else {
         let message = format!("task {} has not ended; it stands as {}", subject.id, subject.status.as_str());
+        let age = (webhook.started_at - subject.created_at).to_std().unwrap_or_default();
+        let pause = (age / 10).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1);
         return Err(
-            Failure::new(ErrorClass::RateLimited, "webhook.waiting", message).retry_after(Some(LOOK_AGAIN))
+            Failure::new(ErrorClass::RateLimited, "webhook.waiting", message).retry_after(Some(pause))
         );
     };
     let events = &input.callback.events;
