@@ -1,7 +1,7 @@
 //! Publishing: a message goes out once, signed; what went wrong waits for a person.
 
 use domain::outbound::SigningSecret;
-use e2e_tests::{Api, Base, Message, Receiver, Setup, Taken, api, on_both_bases};
+use e2e_tests::{Api, Base, Message, PATIENCE, Receiver, Setup, Taken, api, on_both_bases};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -15,6 +15,7 @@ on_both_bases!(
     publishing_is_repeated_under_the_same_id_where_that_is_asked_for,
     publishing_does_not_repeat_what_a_crash_broke_off,
     publishing_a_batch_has_an_outcome_per_item,
+    publishing_the_largest_batch_sends_each_item_once,
     publishing_refuses_targets_inside,
 );
 
@@ -164,6 +165,20 @@ async fn publishing_a_batch_has_an_outcome_per_item(base: Base) {
     let inspected = api.get(&format!("/manual-tasks/{failed}")).await;
     assert_eq!(inspected["task"]["metadata"], json!({ "publish_batch": batch, "item": 1 }), "{inspected}");
     assert_eq!(api.get("/manual-tasks").await["total"], 1);
+}
+
+async fn publishing_the_largest_batch_sends_each_item_once(base: Base) {
+    let mut receiver = Receiver::start(vec![]).await;
+    let product = setup(base).set("WORKER_CONCURRENCY", "100").start().await;
+    let api = product.api();
+    let items: Vec<_> = (0..1_000).map(|n| json!({ "n": n })).collect();
+    let batch = api.submit_type("publish.batch", json!({ "url": receiver.url("/"), "items": items })).await;
+    let result = api.ended_within(batch, PATIENCE * 3).await["result"].clone();
+    assert_eq!((&result["delivered"], &result["failed"]), (&json!(1_000), &json!(0)));
+    let mut seen: Vec<_> =
+        receiver.rest().iter().filter_map(|message| message.json()["n"].as_i64()).collect();
+    seen.sort_unstable();
+    assert!(seen.iter().copied().eq(0..1_000), "each item came once: {} came", seen.len());
 }
 
 async fn publishing_refuses_targets_inside(base: Base) {
