@@ -53,6 +53,7 @@ pub const KEYS: &[Key] = &[
     key("redis_prefix", "task-runner", "what every key in Redis starts with"),
     key("listen", "127.0.0.1:8000", "where the API listens; keep it on loopback, there are no API keys yet"),
     key("api_prefix", "/api/v1", "what every route of the API starts with"),
+    key("max_connections", "20000", "connections of clients to one API process, live readers included; more wait"),
     key("max_requests", "2000", "requests under way at once in one API process, 503 beyond"),
     key("waiting_limit", "", "most tasks that one tenant may have waiting, 429 beyond; empty for no limit"),
     key("allowed_hosts", "", "further Host names to answer to, comma separated; `*` for any"),
@@ -129,6 +130,8 @@ pub struct Config {
     pub api_prefix: String,
     /// Further Host names.
     pub allowed_hosts: Vec<String>,
+    /// Connections to one API process at once; more wait.
+    pub max_connections: usize,
     /// Most requests under way.
     pub max_requests: usize,
     /// Most waiting tasks of a tenant.
@@ -358,6 +361,7 @@ impl Layers {
                 .map_err(|error| anyhow!("{error}; give address:port, such as 127.0.0.1:8000"))?,
             api_prefix,
             allowed_hosts: self.list("allowed_hosts"),
+            max_connections: self.number("max_connections", 1, 1_000_000)?,
             max_requests: self.number("max_requests", 1, 1_000_000)?,
             waiting_limit: self.optional_number("waiting_limit")?,
             provider: self.provider()?,

@@ -65,6 +65,7 @@ impl Process {
     pub async fn run(self) -> Result<()> {
         let Self { config, role, types, decorate } = self;
         logs::start(&config)?;
+        allow_many_connections();
         let mut wiring = Wiring::connect(&config, role == Role::Standalone, types).await?;
         if let Some(decorate) = decorate {
             wiring.decorate_store(decorate);
@@ -126,6 +127,17 @@ impl Process {
             inbox.await.context("the inbox's task ended early")?;
         }
         Ok(())
+    }
+}
+
+/// Each reader of live events and each call of a model is a connection, and a shell allows a process some 1,000 open
+/// files unless it asks for what the system allows.
+fn allow_many_connections() {
+    // As many as this product can have at once; Linux lets a system's administrator set less.
+    const WANTED: u64 = 100_000;
+    match rlimit::increase_nofile_limit(WANTED) {
+        Ok(files) => tracing::debug!(files, "open files that this process may have"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
 }
 

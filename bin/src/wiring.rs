@@ -117,6 +117,7 @@ pub fn api_config(config: &Config) -> ApiConfig {
         prefix: config.api_prefix.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         allowed_hosts: config.allowed_hosts.clone(),
+        max_connections: config.max_connections,
         max_requests: config.max_requests,
         ..ApiConfig::default()
     }

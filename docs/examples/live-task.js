@@ -6,7 +6,6 @@ const part = (id) => document.getElementById(id);
 const ENDED = ['COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED'];
 
 let events = null; // the EventSource of the task that is shown
-let attempt = 0; // whose text is shown
 
 /** Calls the API; a refusal becomes an Error with the server's own words (problem+json). */
 async function call(method, path, body) {
@@ -40,7 +39,6 @@ function showProgress({ progress, message }) {
 /** Follows a task until it has ended. EventSource reconnects by itself and says which event was the last. */
 function follow(id) {
   if (events) events.close();
-  attempt = 0;
   part('task').hidden = false;
   part('id').textContent = id;
   for (const name of ['text', 'summary', 'message']) part(name).textContent = '';
@@ -50,14 +48,10 @@ function follow(id) {
   events = new EventSource(`${api}/tasks/${id}/events`);
   events.addEventListener('progress', (event) => showProgress(JSON.parse(event.data)));
   events.addEventListener('chunk', (event) => {
-    const chunk = JSON.parse(event.data);
-    if (chunk.attempt !== attempt) {
-      // The task was begun anew, such as after a crash: so is its text.
-      attempt = chunk.attempt;
-      part('text').textContent = '';
-    }
-    part('text').append(chunk.text);
+    part('text').append(JSON.parse(event.data).text);
   });
+  // The task was begun anew, such as after a crash: so is its text.
+  events.addEventListener('attempt_reset', () => { part('text').textContent = ''; });
   events.addEventListener('state', async (event) => {
     const { status } = JSON.parse(event.data);
     showState(status);

@@ -50,6 +50,11 @@ fn event(event: TaskEvent) -> Event {
                 .event_type("chunk")
                 .id(format!("{}.{}", chunk.attempt, chunk.seq))
         }
+        TaskEvent::AttemptReset { attempt } => {
+            Event::message(json!({ "attempt": attempt }).to_string())
+                .event_type("attempt_reset")
+                .id(format!("{attempt}.0"))
+        }
         TaskEvent::Interrupted(error) => {
             tracing::warn!(%error, "an event stream was interrupted");
             let data = json!({ "detail": "the task store cannot be reached; reconnect to resume" });
@@ -78,7 +83,7 @@ impl Payload for EventStream {
     fn schema_ref() -> MetaSchemaRef {
         let mut text = MetaSchema::new("string");
         text.description =
-            Some("Server-sent events named `state`, `progress` and `chunk`, each with JSON data.");
+            Some("Server-sent events named `state`, `progress`, `chunk` and `attempt_reset`, each with JSON data.");
         MetaSchemaRef::Inline(Box::new(text))
     }
 }

@@ -4,6 +4,7 @@ mod backlog;
 mod callbacks;
 mod handle;
 mod manual;
+mod partial;
 mod submit;
 mod watch;
 
@@ -41,6 +42,7 @@ pub struct Tasks {
     routes: Arc<Routes>,
     backlog: Arc<Backlog>,
     announcer: Announcer,
+    readers: watch::Readers,
 }
 
 /// How a dependency fares.
@@ -66,7 +68,8 @@ impl Tasks {
         routes: Arc<Routes>,
     ) -> Self {
         let announcer = Announcer::new(order.clone(), Arc::clone(&signals));
-        Self { store, order, signals, registry, routes, backlog: Arc::default(), announcer }
+        let (backlog, readers) = (Arc::default(), watch::Readers::default());
+        Self { store, order, signals, registry, routes, backlog, announcer, readers }
     }
 
     /// Waits until what was submitted so far has been announced to the workers: for the end of a process, and for tests.

@@ -1,8 +1,14 @@
 //! A task's live events: what is stored, then what happens, without gap or repeat.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
-use domain::{Progress, Task, TaskId, Tenant};
+use domain::{Progress, Status, Task, TaskId, Tenant};
 use futures_util::Stream;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -14,6 +20,33 @@ const PAGE: usize = 500;
 /// How often a watcher looks at the store when news arrive, and when none do.
 const LOOK_WHEN_CONNECTED: Duration = Duration::from_secs(3);
 const LOOK_WHEN_ALONE: Duration = Duration::from_millis(500);
+/// So many readers of one process look that often; more than these look less often, so that the store is asked as much.
+const READERS_WHO_LOOK: u32 = 500;
+
+/// How many readers this process has.
+pub(super) type Readers = Arc<AtomicU32>;
+
+/// One of them, until it is dropped.
+struct Seat(Readers);
+
+impl Seat {
+    fn take(readers: &Readers) -> Self {
+        readers.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(readers))
+    }
+
+    /// How often each reader looks at the store.
+    fn look_every(&self, connected: bool) -> Duration {
+        let look = if connected { LOOK_WHEN_CONNECTED } else { LOOK_WHEN_ALONE };
+        look * self.0.load(Ordering::Relaxed).div_ceil(READERS_WHO_LOOK).max(1)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// One event of a task.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +62,12 @@ pub enum TaskEvent {
     },
     /// A piece of output; `(attempt, seq)` is the point to resume after.
     Chunk(ChunkRecord),
+    /// The text begins anew: this attempt starts over, and what was delivered of earlier ones is void. `(attempt, 0)` is
+    /// the point to resume after.
+    AttemptReset {
+        /// The attempt whose text comes from now on.
+        attempt: u32,
+    },
     /// The store did not answer; the stream ends here and can be resumed.
     Interrupted(StoreError),
 }
@@ -49,6 +88,7 @@ impl Tasks {
             tenant: tenant.clone(),
             id,
             signals,
+            seat: Seat::take(&self.readers),
             cursor: after,
             last: None,
             progress: None,
@@ -66,6 +106,7 @@ struct Watcher {
     tenant: Tenant,
     id: TaskId,
     signals: crate::ports::SignalStream,
+    seat: Seat,
     /// The last chunk delivered.
     cursor: (u32, u64),
     /// The last state delivered.
@@ -120,12 +161,17 @@ impl Watcher {
             let chunks = self.tasks.store.chunks_after(self.id, self.cursor, PAGE).await?;
             let whole = chunks.len() < PAGE;
             for chunk in chunks {
+                events.extend(self.come_to(chunk.attempt));
                 self.cursor = (chunk.attempt, chunk.seq);
                 events.push(TaskEvent::Chunk(chunk));
             }
             if whole {
                 break;
             }
+        }
+        // What earlier attempts have written is delivered: nothing more comes of them once a later one was claimed.
+        if task.status == Status::Processing {
+            events.extend(self.come_to(task.attempt));
         }
         if let Some(report) = &task.progress {
             events.extend(self.come_on(task.attempt, &report.progress));
@@ -141,8 +187,8 @@ impl Watcher {
 
     /// Waits for something that concerns this reader.
     async fn news(&mut self) -> News {
-        let look = if self.tasks.signals.connected() { LOOK_WHEN_CONNECTED } else { LOOK_WHEN_ALONE };
-        let deadline = tokio::time::Instant::now() + look;
+        let look_every = self.seat.look_every(self.tasks.signals.connected());
+        let deadline = tokio::time::Instant::now() + look_every;
         loop {
             match tokio::time::timeout_at(deadline, self.signals.recv()).await {
                 Ok(Ok(Signal::Chunk(chunk))) => {
@@ -153,8 +199,15 @@ impl Watcher {
                     let follows = place == (self.cursor.0, self.cursor.1 + 1)
                         || (place.0 > self.cursor.0 && place.1 == 1 && self.knows_attempt(place.0));
                     if follows {
+                        let reset = self.come_to(chunk.attempt);
                         self.cursor = place;
-                        return News::Event(TaskEvent::Chunk(chunk));
+                        return match reset {
+                            None => News::Event(TaskEvent::Chunk(chunk)),
+                            Some(reset) => {
+                                self.ready.push(TaskEvent::Chunk(chunk));
+                                News::Event(reset)
+                            }
+                        };
                     }
                     // A gap: the worker stores chunks within the second, so look then rather than at once.
                     tokio::time::sleep(LOOK_WHEN_ALONE).await;
@@ -178,6 +231,15 @@ impl Watcher {
         }
     }
 
+    /// The text of a later attempt than the reader's begins; `None` where the reader has no text of an earlier one.
+    fn come_to(&mut self, attempt: u32) -> Option<TaskEvent> {
+        let begins = self.cursor.0 != 0 && attempt > self.cursor.0;
+        begins.then(|| {
+            self.cursor = (attempt, 0);
+            TaskEvent::AttemptReset { attempt }
+        })
+    }
+
     /// Progress that is new to the reader. What the store has may lag behind the news, and never goes back.
     fn come_on(&mut self, attempt: u32, progress: &Progress) -> Option<TaskEvent> {
         let is_news = self.progress.as_ref().is_none_or(|(known_attempt, known)| {
@@ -199,4 +261,21 @@ impl Watcher {
 enum News {
     Event(TaskEvent),
     Look,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_readers_ask_the_store_no_more_than_some_do() {
+        let readers = Readers::default();
+        let mut seats: Vec<Seat> = (0..READERS_WHO_LOOK).map(|_| Seat::take(&readers)).collect();
+        assert_eq!(seats[0].look_every(true), LOOK_WHEN_CONNECTED);
+        assert_eq!(seats[0].look_every(false), LOOK_WHEN_ALONE);
+        seats.extend((0..19 * READERS_WHO_LOOK).map(|_| Seat::take(&readers)));
+        assert_eq!(seats[0].look_every(true), 20 * LOOK_WHEN_CONNECTED);
+        seats.truncate(1);
+        assert_eq!(seats[0].look_every(true), LOOK_WHEN_CONNECTED);
+    }
 }

@@ -300,6 +300,64 @@ async fn the_stream_is_the_result_and_can_be_taken_up_anywhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_attempt_begins_the_text_anew_and_says_so() {
+    let writes = TaskTypeSpec::new("demo.writes", "Fails once.", |context, _: IgnoredAny| async move {
+        context.chunk(&format!("attempt {}", context.task().attempt));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if context.task().attempt == 1 {
+            return Err(Failure::transient("unlucky", "the first attempt fails"));
+        }
+        Output::of("attempt 2")
+    });
+    let product = Product::new([writes]);
+    let _worker = product.worker(4);
+    tokio::spawn(product.upkeep().run(Default::default()));
+    let id = product.submit("demo.writes", |_| {}).await;
+    // A reader who is there from the beginning, one who comes when all is over, and one who comes back in between.
+    for after in [(0, 0), (0, 0), (1, 1), (2, 0)] {
+        let events = product.tasks.watch(&Tenant::default(), id, after).await.expect("ok").expect("known");
+        let mut heard = Vec::new();
+        let mut events = Box::pin(events);
+        while let Some(event) = events.next().await {
+            match event {
+                TaskEvent::Chunk(chunk) => heard.push(chunk.text),
+                TaskEvent::AttemptReset { attempt } => heard.push(format!("reset to {attempt}")),
+                TaskEvent::State(_) | TaskEvent::Progress { .. } | TaskEvent::Interrupted(_) => {}
+            }
+        }
+        let all = ["attempt 1", "reset to 2", "attempt 2"];
+        let missed = match after {
+            (0, 0) => 0,
+            (1, 1) => 1,
+            _ => 2,
+        };
+        assert_eq!(heard, all[missed..], "after {after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stopped_task_had_written_is_kept() {
+    let writes = TaskTypeSpec::new("demo.writes", "Never ends.", |context, _: IgnoredAny| async move {
+        context.chunk("half a sen");
+        std::future::pending::<()>().await;
+        Output::of(&())
+    });
+    let product = Product::new([writes]);
+    let _worker = product.worker(4);
+    let id = product.submit("demo.writes", |_| {}).await;
+    let mut events =
+        Box::pin(product.tasks.watch(&Tenant::default(), id, (0, 0)).await.expect("ok").expect("known"));
+    while !matches!(events.next().await.expect("an event"), TaskEvent::Chunk(_)) {}
+    let running = product.read(id).await;
+    assert_eq!(product.tasks.partial_text(&running).await, Ok(None), "it may still complete");
+    product.tasks.cancel(&Tenant::default(), id).await.expect("asked");
+    while events.next().await.is_some() {}
+    let stopped = product.read(id).await;
+    assert_eq!(stopped.status, Status::Cancelled);
+    assert_eq!(product.tasks.partial_text(&stopped).await, Ok(Some("half a sen".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_workers_task_is_taken_over_and_a_late_answer_changes_nothing() {
     let product = Product::new([quick("demo.quick")]);
     let id = product.submit("demo.quick", |_| {}).await;

@@ -102,6 +102,10 @@ fn take(event: Event, view: &mut View) -> Result<bool> {
                 let _ = std::io::stdout().flush();
             });
         }
+        "attempt_reset" => {
+            let attempt = &data["attempt"];
+            view.bar.suspend(|| println!("\n--- attempt {attempt} begins the text anew ---"));
+        }
         _ => {}
     }
     Ok(false)

@@ -34,11 +34,13 @@ pub struct Events {
 
 impl Events {
     pub(crate) fn new(answer: reqwest::Response) -> Self {
-        let body = answer.bytes_stream().map(|bytes| bytes.expect("the stream goes on to its end").to_vec());
+        // A server that is killed breaks its streams.
+        let body = answer.bytes_stream().take_while(|bytes| std::future::ready(bytes.is_ok()));
+        let body = body.filter_map(async |bytes| Some(bytes.ok()?.to_vec()));
         Self { body: Box::pin(body), unread: Vec::new(), ready: VecDeque::new() }
     }
 
-    /// The next event; `None` once the server has ended the stream.
+    /// The next event; `None` once the stream has ended or is broken.
     ///
     /// # Panics
     ///
@@ -82,6 +84,31 @@ impl Events {
             events.push(event);
         }
         events
+    }
+}
+
+/// What a reader has of a text, through any number of streams.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// The text.
+    pub text: String,
+    /// The point to resume after.
+    pub after: Option<String>,
+    /// Attempts that began the text anew.
+    pub resets: Vec<i64>,
+}
+
+impl Joined {
+    /// Takes one event in, as every reader should.
+    pub fn take(&mut self, event: &Event) {
+        if event.name == "attempt_reset" {
+            self.text.clear();
+            self.resets.extend(event.data["attempt"].as_i64());
+        }
+        self.text.push_str(event.text());
+        if event.id.is_some() {
+            self.after.clone_from(&event.id);
+        }
     }
 }
 

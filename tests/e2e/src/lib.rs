@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use api::{Answer, Api};
 pub use browser::Browser;
-pub use events::{Event, Events};
+pub use events::{Event, Events, Joined};
 pub use product::{Base, Product, Setup};
 pub use program::Program;
 pub use provider::{Noticed, Provider, Reply};

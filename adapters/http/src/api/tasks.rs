@@ -182,7 +182,8 @@ impl TasksApi {
             None => tasks.read(&tenant, task_id).await?,
         };
         let task = task.ok_or_else(|| ApiError::unknown_task(id.0))?;
-        Ok(JsonAnswer(TaskView::from(&task)))
+        let partial = tasks.partial_text(&task).await?;
+        Ok(JsonAnswer(TaskView::from(&task).with_partial(partial)))
     }
 
     /// Delete a task
@@ -284,7 +285,8 @@ impl TasksApi {
     /// Watch a task live
     ///
     /// Server-sent events: `state` (first, at each change, and last), `progress`, and `chunk`, a piece of the text, whose
-    /// id `<attempt>.<seq>` is the point to resume after. The stream ends when the task has ended.
+    /// id `<attempt>.<seq>` is the point to resume after. `attempt_reset` says that another attempt begins the text anew:
+    /// drop what you have. The stream ends when the task has ended.
     #[oai(path = "/tasks/:id/events", method = "get", operation_id = "watch_task")]
     async fn events(
         &self,

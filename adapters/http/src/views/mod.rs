@@ -102,6 +102,8 @@ pub(crate) struct TaskView {
     status: StatusView,
     /// What it came to: any JSON; a text for text tasks.
     result: Option<AnyJson>,
+    /// What a task that was stopped or failed had written by then, where a single task is read; null otherwise.
+    partial_result: Option<String>,
     /// About the result, such as model, finish reason and usage.
     details: Option<AnyJson>,
     /// The latest attempt's error.
@@ -172,6 +174,7 @@ impl From<&Task> for TaskView {
             priority: i32::from(task.priority.get()),
             status: task.status.into(),
             result: task.result.as_ref().and_then(AnyJson::stored),
+            partial_result: None,
             details: task.details.as_ref().and_then(AnyJson::stored),
             error: task.error.as_ref().map(ErrorView::from),
             progress: percent(task),
@@ -188,6 +191,13 @@ impl From<&Task> for TaskView {
             completed_at: task.completed_at,
             processing_time: task.processing_time().map(|time| time.as_secs_f64()),
         }
+    }
+}
+
+impl TaskView {
+    /// With the text that the task had written when it was stopped or failed.
+    pub(crate) fn with_partial(self, text: Option<String>) -> Self {
+        Self { partial_result: text, ..self }
     }
 }
 
