@@ -19,14 +19,17 @@ use tokio::time::Instant;
 const WHOLE_SCANS: u32 = 20;
 /// ... unless they come less often than this: what came in before the mark must not wait for long.
 const SELDOM: Duration = Duration::from_secs(2);
-/// So few rows are passed over in no time: up to then, every scan is whole, unless the last one was as slow as this.
+/// So few rows are passed over in no time: up to then, every scan is whole, unless the last one was slow.
 const FEW: usize = 2_000;
-const SLOW: Duration = Duration::from_millis(100);
 const PRIORITIES: usize = Priority::LAST.get() as usize + 1;
 
 /// The marks of one kind of scan.
-#[derive(Debug, Default)]
-pub(crate) struct Marks(Mutex<Book>);
+#[derive(Debug)]
+pub(crate) struct Marks {
+    book: Mutex<Book>,
+    /// What counts as a slow scan.
+    slow: Duration,
+}
 
 #[derive(Debug, Default)]
 struct Book {
@@ -58,6 +61,11 @@ pub(crate) struct Scan<'m> {
 }
 
 impl Marks {
+    /// No marks yet; a whole scan counts as slow from `slow` on.
+    pub(crate) fn new(slow: Duration) -> Self {
+        Self { book: Mutex::default(), slow }
+    }
+
     /// Begins a scan of these queues: for each, and in each for each priority, the id behind which it begins.
     pub(crate) fn begin<'q>(
         &self,
@@ -66,7 +74,7 @@ impl Marks {
     ) -> (Scan<'_>, Vec<i64>) {
         let mut book = self.book();
         let began = Instant::now();
-        let quick = book.took < SLOW;
+        let quick = book.took < self.slow;
         let due = book.no_whole_scan_before.is_none_or(|moment| began >= moment) && !book.under_way;
         let whole = (quick && book.found < FEW) || (due && (quick || patience == Patience::Any));
         book.under_way |= whole;
@@ -77,7 +85,7 @@ impl Marks {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,6 +126,8 @@ impl Drop for Scan<'_> {
 mod tests {
     use super::*;
 
+    const SLOW: Duration = Duration::from_millis(100);
+
     fn behind(level: u8, id: i64) -> Vec<i64> {
         let mut behind = vec![-1; PRIORITIES];
         behind[usize::from(level)] = id;
@@ -127,7 +137,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn slow_whole_scans_are_rare_and_others_begin_behind_what_was_found() {
         let (marks, queue, other) =
-            (Marks::default(), QueueName::default_queue(), "other".parse().expect("a name"));
+            (Marks::new(SLOW), QueueName::default_queue(), "other".parse().expect("a name"));
         let begin = |queues: &[&QueueName]| marks.begin(queues.iter().copied(), Patience::Any);
         let urgent = Priority::FIRST;
         let (scan, from) = begin(&[&queue]);
@@ -155,7 +165,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_fresh_process_that_meets_a_slow_scan_does_not_repeat_it() {
-        let (marks, queue) = (Marks::default(), QueueName::default_queue());
+        let (marks, queue) = (Marks::new(SLOW), QueueName::default_queue());
         let (scan, _) = marks.begin([&queue], Patience::Little);
         tokio::time::advance(SLOW).await;
         scan.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
@@ -167,7 +177,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_scan_that_fails_is_not_repeated_at_once_either() {
-        let (marks, queue) = (Marks::default(), QueueName::default_queue());
+        let (marks, queue) = (Marks::new(SLOW), QueueName::default_queue());
         let (scan, _) = marks.begin([&queue], Patience::Any);
         tokio::time::advance(SELDOM * 2).await;
         drop(scan); // the statement's time was over

@@ -22,6 +22,9 @@ pub struct PostgresOptions {
     pub max_lifetime: Duration,
     /// A connection that was not used for this long is closed.
     pub idle_timeout: Duration,
+    /// A scan of all waiting tasks that takes this long is not repeated each time: until the next one, who comes in
+    /// before those that were found (a retry, a commit that was overtaken) waits for some seconds at most.
+    pub slow_scan: Duration,
 }
 
 impl Default for PostgresOptions {
@@ -33,6 +36,7 @@ impl Default for PostgresOptions {
             statement_timeout: Duration::from_secs(10),
             max_lifetime: Duration::from_secs(30 * 60),
             idle_timeout: Duration::from_secs(5 * 60),
+            slow_scan: Duration::from_millis(100),
         }
     }
 }

@@ -30,7 +30,9 @@ impl Harness for Postgres {
 async fn fresh() -> Postgres {
     let url = PostgresServer::shared().create_database().await;
     let clock = TestClock::new("2026-11-20T12:00:00Z".parse().expect("a moment"));
-    let options = PostgresOptions { max_connections: 8, ..PostgresOptions::default() };
+    // However slow the machine is just now: what a slow scan leaves out is told in `slow_scan`.
+    let slow_scan = Duration::MAX;
+    let options = PostgresOptions { max_connections: 8, slow_scan, ..PostgresOptions::default() };
     let store = PostgresStore::connect_with_clock(&url, &options, clock.clone()).await.expect("a store");
     Postgres { store: Arc::new(store), clock }
 }

@@ -13,7 +13,7 @@ use crate::{LOOK, PATIENCE, product::free_port};
 pub struct Browser {
     window: Client,
     driver: Child,
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 impl Browser {
@@ -45,7 +45,7 @@ impl Browser {
             }
             tokio::time::sleep(LOOK).await;
         };
-        let browser = Self { window, driver, _profile: profile };
+        let browser = Self { window, driver, profile };
         browser.goto(url).await;
         browser
     }
@@ -107,8 +107,15 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver takes its browser with it when it is asked to end.
         let _ = Command::new("kill").arg(self.driver.id().to_string()).status();
         let _ = self.driver.wait();
+        // The driver takes its browser with it when it is asked to end, but not one whose start it gave up.
+        let profile = self.profile.path().display().to_string();
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&command).contains(&profile) {
+                let _ = Command::new("kill").arg("-9").arg(process.file_name()).status();
+            }
+        }
     }
 }

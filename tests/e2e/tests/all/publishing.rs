@@ -72,7 +72,7 @@ async fn publishing_sends_a_signed_message_once(base: Base) {
     );
     assert!(receiver.rest().is_empty());
     let logs = product.logs();
-    for secret in ["4242", &SECRETS[0][6..], &SECRETS[1][6..]] {
+    for secret in ["open-4242", "sesame-4242", &SECRETS[0][6..], &SECRETS[1][6..]] {
         assert!(!logs.contains(secret), "{secret} is in the logs: {logs}");
     }
 }
