@@ -53,7 +53,7 @@ pub const KEYS: &[Key] = &[
     key("redis_prefix", "task-runner", "what every key in Redis starts with"),
     key("listen", "127.0.0.1:8000", "where the API listens; keep it on loopback, there are no API keys yet"),
     key("api_prefix", "/api/v1", "what every route of the API starts with"),
-    key("max_connections", "20000", "connections of clients to one API process, live readers included; more wait"),
+    key("max_connections", "20000", "connections to one API process, live readers included; more wait"),
     key("max_requests", "2000", "requests under way at once in one API process, 503 beyond"),
     key("waiting_limit", "", "most tasks that one tenant may have waiting, 429 beyond; empty for no limit"),
     key("allowed_hosts", "", "further Host names to answer to, comma separated; `*` for any"),

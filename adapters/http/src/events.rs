@@ -50,11 +50,9 @@ fn event(event: TaskEvent) -> Event {
                 .event_type("chunk")
                 .id(format!("{}.{}", chunk.attempt, chunk.seq))
         }
-        TaskEvent::AttemptReset { attempt } => {
-            Event::message(json!({ "attempt": attempt }).to_string())
-                .event_type("attempt_reset")
-                .id(format!("{attempt}.0"))
-        }
+        TaskEvent::AttemptReset { attempt } => Event::message(json!({ "attempt": attempt }).to_string())
+            .event_type("attempt_reset")
+            .id(format!("{attempt}.0")),
         TaskEvent::Interrupted(error) => {
             tracing::warn!(%error, "an event stream was interrupted");
             let data = json!({ "detail": "the task store cannot be reached; reconnect to resume" });
@@ -82,8 +80,9 @@ impl Payload for EventStream {
 
     fn schema_ref() -> MetaSchemaRef {
         let mut text = MetaSchema::new("string");
-        text.description =
-            Some("Server-sent events named `state`, `progress`, `chunk` and `attempt_reset`, each with JSON data.");
+        text.description = Some(
+            "Server-sent events named `state`, `progress`, `chunk` and `attempt_reset`, each with JSON data.",
+        );
         MetaSchemaRef::Inline(Box::new(text))
     }
 }
