@@ -14,6 +14,7 @@ pub mod inbox;
 pub mod memory;
 mod ordering;
 pub mod ports;
+pub mod queues;
 pub mod registry;
 pub mod schedules;
 pub mod task_types;

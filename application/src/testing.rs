@@ -10,7 +10,8 @@ use std::{
 
 use chrono::{DateTime, TimeDelta};
 use domain::{
-    Change, End, Failure, Json, LeaseTerms, QueueName, Routes, Task, TaskId, TaskType, Tenant, WorkerName,
+    Change, End, Failure, Json, LeaseTerms, QueueName, QueueOrder, Routes, Task, TaskId, TaskType, Tenant,
+    WorkerName,
 };
 use tokio::{task::JoinHandle, time::Instant};
 
@@ -21,6 +22,7 @@ use crate::{
         Applied, Chance, Claim, ClaimedTask, MockChance, Order, Settlement, Signal, Signals, Store,
         UpkeepStore, WorkStore, WorkerProfile,
     },
+    queues::Queues,
     registry::{Registry, TaskTypeSpec},
     schedules::Schedules,
     tasks::{Submission, Tasks},
@@ -87,6 +89,17 @@ impl Product {
         }
     }
 
+    /// Gives it other routes.
+    pub(crate) fn with_routes(self, routes: Routes) -> Self {
+        let ports = WorkerPorts { routes: Arc::new(routes), ..self.ports };
+        let WorkerPorts { order, signals, registry, routes, .. } = ports.clone();
+        Self {
+            tasks: Tasks::new(Arc::clone(&self.store) as _, order, signals, registry, routes),
+            ports,
+            ..self
+        }
+    }
+
     /// Sends this news.
     pub(crate) async fn publish(&self, signal: Signal) {
         self.ports.signals.publish(&[signal]).await;
@@ -112,6 +125,8 @@ impl Product {
         let mut config = WorkerConfig {
             name: WorkerName::new("test@host").expect("a valid name"),
             queues: Vec::new(),
+            except: Vec::new(),
+            order: QueueOrder::default(),
             concurrency,
             lease: LeaseTerms::default(),
             grace: Duration::from_secs(10),
@@ -128,6 +143,11 @@ impl Product {
 
     pub(crate) fn schedules(&self) -> Schedules {
         Schedules::new(Arc::clone(&self.store) as _, self.tasks.clone())
+    }
+
+    pub(crate) fn queues(&self) -> Queues {
+        let WorkerPorts { store, signals, routes, .. } = self.ports.clone();
+        Queues::new(store, signals, routes, self.tasks.clone())
     }
 
     pub(crate) async fn submit(&self, task_type: &str, change: impl FnOnce(&mut Submission)) -> TaskId {
@@ -189,6 +209,7 @@ pub(crate) fn profile(name: &str) -> WorkerProfile {
     WorkerProfile {
         name: WorkerName::new(name).expect("a valid name"),
         queues: Vec::new(),
+        except: Vec::new(),
         concurrency: 1,
         lease: LeaseTerms::default().length(),
     }

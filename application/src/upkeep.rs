@@ -2,6 +2,7 @@
 //! late, take over from dead workers, fire schedules, and put back what the order has lost.
 
 mod firing;
+mod queues;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,7 +12,7 @@ use domain::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::firing::fire_due;
+use self::{firing::fire_due, queues::QueueCare};
 use crate::{
     ordering::{announce_waiting, sweep},
     ports::{Applied, Orphan, Overdue, Overrunning, Settlement, Signal, StoreError, Waiting},
@@ -49,6 +50,7 @@ pub struct Upkeep {
     watched: HashMap<WorkerId, (Overdue, Instant)>,
     /// Attempts that look too long, since when.
     overruns: HashMap<(TaskId, u32), Instant>,
+    queue_care: QueueCare,
     next_sweep: Instant,
     next_look_for_overruns: Instant,
     next_housekeeping: Instant,
@@ -71,6 +73,8 @@ pub struct Round {
     pub removed: usize,
     /// Ticks of schedules that were fired or declared skipped.
     pub ticks: usize,
+    /// Tasks that grew more urgent by waiting.
+    pub raised: usize,
 }
 
 impl Upkeep {
@@ -79,7 +83,17 @@ impl Upkeep {
         let now = Instant::now();
         let (next_sweep, next_look_for_overruns, next_housekeeping) = (now, now, now);
         let (watched, overruns) = (HashMap::new(), HashMap::new());
-        Self { ports, config, watched, overruns, next_sweep, next_look_for_overruns, next_housekeeping }
+        let queue_care = QueueCare::new(now);
+        Self {
+            ports,
+            config,
+            watched,
+            overruns,
+            queue_care,
+            next_sweep,
+            next_look_for_overruns,
+            next_housekeeping,
+        }
     }
 
     /// Rounds until `stop`, through outages.
@@ -129,8 +143,10 @@ impl Upkeep {
         let overrun = self.end_overruns().await?;
         let removed = self.remove_old_records().await?;
         let ticks = fire_due(&self.ports, STEP).await?;
+        let raised = self.queue_care.age(&self.ports).await?;
+        self.queue_care.warn_of_unserved(&self.ports).await?;
         let (promoted, expired) = (promoted.len(), expired.len());
-        Ok(Round { promoted, expired, buried, taken_over, overrun, removed, ticks })
+        Ok(Round { promoted, expired, buried, taken_over, overrun, removed, ticks, raised })
     }
 
     /// Declares workers dead whose lease has run out, once it was watched unchanged for long enough on this process's
@@ -252,6 +268,10 @@ impl Upkeep {
         };
         self.next_sweep = Instant::now() + SWEEP;
         for queue in self.ports.store.waiting_queues(&[]).await? {
+            // A queue with limits is taken from the store alone.
+            if !self.ports.routes.settings(&queue).limits.are_none() {
+                continue;
+            }
             if let Err(error) = sweep(self.ports.store.as_ref(), order.as_ref(), &queue, SWEEP_DEPTH).await {
                 tracing::debug!(%error, %queue, "the order could not be swept");
                 return Ok(());

@@ -9,13 +9,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use domain::{LeaseTerms, QueueName, Route, Routes, WorkerName};
+use domain::{LeaseTerms, QueueName, QueueOrder, QueueSettings, Route, Routes, WorkerName};
 use outbound_adapter::OutboundConfig;
 use providers_adapter::LatencyRange;
 
+use queues::read_queues;
 pub use values::{parse_duration, parse_size, without_password};
 
 mod outbound;
+mod queues;
 mod values;
 
 /// The file that is read when it exists and `--config` names no other.
@@ -86,6 +88,16 @@ pub const KEYS: &[Key] = &[
     key("simulated_latency", "5s..15s", "how long the simulated provider takes; 0s for none"),
     key("worker_name", "worker@%h", "what people call this worker; %h is the host, %p the process id"),
     key("worker_queues", "", "queues to serve, comma separated; empty for every queue, also later ones"),
+    key(
+        "worker_exclude_queues",
+        "",
+        "queues not to serve, comma separated; in worker_queues they can be written with a minus before them",
+    ),
+    key(
+        "worker_queue_order",
+        "priority",
+        "across a worker's queues: priority, strict (as they are listed), or weighted (worker_queues = a:3,b:1)",
+    ),
     key("worker_concurrency", "1000", "tasks in flight at once"),
     key("worker_max_tasks", "", "a worker drains after so many tasks, for its supervisor to replace it"),
     key("worker_max_memory", "", "a worker drains when it uses more than this, such as 512MB"),
@@ -105,6 +117,7 @@ const ALIASES: &[(&str, &str)] = &[("API_V1_STR", "api_prefix")];
 pub struct Layers {
     values: BTreeMap<&'static str, (String, String)>,
     routes: Option<Vec<Route>>,
+    queues: BTreeMap<QueueName, QueueSettings>,
 }
 
 /// What the process was started with.
@@ -144,6 +157,10 @@ pub struct Config {
     pub worker_name: WorkerName,
     /// The worker's queues.
     pub worker_queues: Vec<QueueName>,
+    /// In which order the worker serves its queues.
+    pub worker_queue_order: QueueOrder,
+    /// Queues that the worker does not serve.
+    pub worker_exclude_queues: Vec<QueueName>,
     /// The worker's slots.
     pub worker_concurrency: usize,
     /// After how many tasks the worker drains.
@@ -230,9 +247,13 @@ impl Layers {
                 self.routes = Some(read_routes(value).with_context(|| format!("in {name}"))?);
                 continue;
             }
+            if found == "queues" {
+                self.queues = read_queues(value).with_context(|| format!("in {name}"))?;
+                continue;
+            }
             let Some(known) = KEYS.iter().find(|key| key.name == found) else {
                 let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
-                bail!("{name}: unknown key {found:?}; known are routes, {}", known.join(", "));
+                bail!("{name}: unknown key {found:?}; known are routes, queues, {}", known.join(", "));
             };
             let value = match value {
                 toml::Value::String(text) => text,
@@ -348,6 +369,7 @@ impl Layers {
             "json" => true,
             _ => return Err(self.bad("log_format", "neither text nor json")),
         };
+        let (worker_queues, worker_exclude_queues, worker_queue_order) = self.served_queues()?;
         Ok(Config {
             database: self.database()?,
             database_pool_size: self.number("database_pool_size", 2, 1000)?,
@@ -367,11 +389,9 @@ impl Layers {
             provider: self.provider()?,
             outbound: self.outbound()?,
             worker_name: self.worker_name()?,
-            worker_queues: self
-                .list("worker_queues")
-                .iter()
-                .map(|name| QueueName::new(name).map_err(|error| self.bad("worker_queues", error)))
-                .collect::<Result<_>>()?,
+            worker_queues,
+            worker_exclude_queues,
+            worker_queue_order,
             worker_concurrency: self.number("worker_concurrency", 1, 1_000_000)?,
             worker_max_tasks: self.optional_number("worker_max_tasks")?,
             worker_max_memory: self
@@ -384,7 +404,7 @@ impl Layers {
                 .map(|_| self.duration("manual_retention"))
                 .transpose()?,
             shutdown_grace: self.duration("shutdown_grace")?,
-            routes: Routes::new(routes, fallback),
+            routes: Routes::new(routes, fallback).with_settings(self.queues.clone()),
             json_logs,
             log_filter: self.text("rust_log").to_owned(),
         })

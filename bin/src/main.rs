@@ -114,4 +114,5 @@ fn print_config(layers: &Layers) {
     for (key, value, source) in layers.show() {
         println!("# {} ({source})\n{} = {value:?}\n", key.meaning, key.name);
     }
+    layers.show_queues().iter().for_each(|queue| println!("{queue}"));
 }

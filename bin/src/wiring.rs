@@ -7,6 +7,7 @@ use application::{
     in_process::InProcessSignals,
     inbox::Inbox,
     ports::{Chance, InboxStore, Order, Outbound, Signals, Store, TextGenerator},
+    queues::Queues,
     registry::{Registry, TaskTypeSpec},
     schedules::Schedules,
     task_types::{self, Publishing},
@@ -79,7 +80,12 @@ impl Wiring {
     /// What the API stands for.
     pub fn use_cases(&self, config: &Config) -> UseCases {
         let tasks = self.tasks(config);
-        UseCases { schedules: Schedules::new(Arc::clone(&self.ports.store), tasks.clone()), tasks }
+        let WorkerPorts { store, signals, routes, .. } = self.ports.clone();
+        UseCases {
+            schedules: Schedules::new(Arc::clone(&store), tasks.clone()),
+            queues: Queues::new(store, signals, routes, tasks.clone()),
+            tasks,
+        }
     }
 
     /// What a worker needs.
@@ -104,6 +110,8 @@ pub fn worker_config(config: &Config) -> WorkerConfig {
     WorkerConfig {
         name: config.worker_name.clone(),
         queues: config.worker_queues.clone(),
+        except: config.worker_exclude_queues.clone(),
+        order: config.worker_queue_order.clone(),
         concurrency: config.worker_concurrency,
         lease: config.lease,
         grace: config.shutdown_grace,

@@ -15,12 +15,16 @@ pub mod once;
 pub mod outbound;
 pub mod priority;
 pub mod progress;
+pub mod queue;
+pub mod rate;
 pub mod retry;
 pub mod routing;
+pub mod runs;
 pub mod schedule;
 pub mod state;
 pub mod suspicion;
 pub mod task;
+pub mod turns;
 
 pub use capacity::Slots;
 pub use failure::{ErrorClass, Failure};
@@ -30,11 +34,15 @@ pub use name::{InvalidName, QueueName, TaskType, Tenant, WorkerName};
 pub use once::{Idempotency, IdempotencyKey, Unique, UniqueKey};
 pub use priority::Priority;
 pub use progress::Progress;
+pub use queue::{QueueLimits, QueueSettings, Service};
+pub use rate::RateLimit;
 pub use retry::{Backoff, RetryPolicy};
 pub use routing::{Route, Routes};
+pub use runs::{RunLength, RunSummary, Runs};
 pub use state::{AttemptOutcome, Change, Counters, End, Event, Refusal, State, decide};
 pub use suspicion::Suspicion;
-pub use task::{Attempt, Limits, NewTask, Start, Status, Task, TaskId, WorkerId};
+pub use task::{Attempt, LimitOverrides, Limits, NewTask, Start, Status, Task, TaskId, WorkerId};
+pub use turns::{QueueOrder, Turns};
 
 /// A moment in UTC. Values come from a store's clock; this crate never asks for "now".
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

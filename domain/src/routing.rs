@@ -1,6 +1,8 @@
 //! Which queue a task goes to: ordered glob rules over its type.
 
-use crate::{InvalidName, QueueName, TaskType};
+use std::collections::BTreeMap;
+
+use crate::{InvalidName, QueueName, QueueSettings, TaskType};
 
 /// One rule: tasks whose type matches the pattern go to the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +46,34 @@ impl Route {
 pub struct Routes {
     rules: Vec<Route>,
     fallback: QueueName,
+    settings: BTreeMap<QueueName, QueueSettings>,
+    unsaid: QueueSettings,
 }
 
 impl Routes {
     /// Rules in order, and the queue for the rest.
     pub fn new(rules: Vec<Route>, fallback: QueueName) -> Self {
-        Self { rules, fallback }
+        Self { rules, fallback, settings: BTreeMap::new(), unsaid: QueueSettings::default() }
+    }
+
+    /// What is said of single queues.
+    pub fn with_settings(self, settings: BTreeMap<QueueName, QueueSettings>) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// What is said of this queue; nothing, for most.
+    pub fn settings(&self, queue: &QueueName) -> &QueueSettings {
+        self.settings.get(queue).unwrap_or(&self.unsaid)
+    }
+
+    /// Queues of which something is said.
+    pub fn all_settings(&self) -> &BTreeMap<QueueName, QueueSettings> {
+        &self.settings
+    }
+
+    /// Where tasks go that no rule takes.
+    pub fn fallback(&self) -> &QueueName {
+        &self.fallback
     }
 
     /// The queue for this type.
@@ -62,10 +86,11 @@ impl Routes {
         &self.rules
     }
 
-    /// Every queue that a rule, or the lack of one, leads to; each once, in the order of the rules.
+    /// Every queue that a rule, or the lack of one, leads to, and those of which something is said; each once, in the order
+    /// of the rules.
     pub fn queues(&self) -> Vec<QueueName> {
         let mut queues: Vec<QueueName> = Vec::new();
-        for queue in self.rules.iter().map(Route::queue).chain([&self.fallback]) {
+        for queue in self.rules.iter().map(Route::queue).chain([&self.fallback]).chain(self.settings.keys()) {
             if !queues.contains(queue) {
                 queues.push(queue.clone());
             }
@@ -145,6 +170,16 @@ mod tests {
             assert_eq!(routes.queue_for(&task_type).as_str(), expected, "{task_type}");
         }
         assert_eq!(routes.queues().len(), 6);
+    }
+
+    #[test]
+    fn settings_go_with_their_queue() {
+        let limits = crate::QueueLimits { max_running: Some(2), rate: None };
+        let said = QueueSettings { limits, ..QueueSettings::default() };
+        let routes = Routes::default().with_settings(BTreeMap::from([(queue("extra"), said.clone())]));
+        assert_eq!(routes.settings(&queue("extra")), &said);
+        assert!(routes.settings(&queue("urgent")).limits.are_none());
+        assert!(routes.queues().contains(&queue("extra")), "workers of every queue look there too");
     }
 
     #[test]

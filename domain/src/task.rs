@@ -84,6 +84,33 @@ impl Limits {
     pub const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 }
 
+impl Limits {
+    /// These, as a layer of configuration or a submission changes them. The layers are a task type's own defaults, then
+    /// what the configuration says of the type, then what it says of the queue, then the submission: what comes later wins.
+    pub fn changed_by(self, layer: &LimitOverrides) -> Self {
+        let time_limit = layer.time_limit.unwrap_or(self.time_limit);
+        // An older soft limit that the newer hard limit makes unreachable is no limit.
+        let soft_before =
+            self.soft_time_limit.filter(|soft| layer.time_limit.is_none() || *soft < time_limit);
+        Self {
+            max_attempts: layer.max_attempts.unwrap_or(self.max_attempts),
+            soft_time_limit: layer.soft_time_limit.or(soft_before),
+            time_limit,
+        }
+    }
+}
+
+/// What one layer says of budgets and time limits; `None` where it says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitOverrides {
+    /// See [`Limits::max_attempts`].
+    pub max_attempts: Option<u32>,
+    /// See [`Limits::soft_time_limit`].
+    pub soft_time_limit: Option<Duration>,
+    /// See [`Limits::time_limit`].
+    pub time_limit: Option<Duration>,
+}
+
 impl Default for Limits {
     /// Four attempts; soft limit 25 min, hard limit 30 min.
     fn default() -> Self {
@@ -265,6 +292,25 @@ pub struct Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn later_layers_win_field_by_field() {
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        let of_the_type =
+            Limits { max_attempts: 3, soft_time_limit: Some(minutes(8)), time_limit: minutes(10) };
+        let queue =
+            LimitOverrides { max_attempts: Some(5), time_limit: Some(minutes(20)), ..Default::default() };
+        let submission = LimitOverrides { time_limit: Some(minutes(2)), ..Default::default() };
+        let by_queue = of_the_type.changed_by(&queue);
+        assert_eq!(
+            by_queue,
+            Limits { max_attempts: 5, soft_time_limit: Some(minutes(8)), time_limit: minutes(20) }
+        );
+        // The soft limit of 8 minutes is never reached any more.
+        let by_submission = by_queue.changed_by(&submission);
+        assert_eq!(by_submission, Limits { max_attempts: 5, soft_time_limit: None, time_limit: minutes(2) });
+        assert_eq!(by_submission.changed_by(&LimitOverrides::default()), by_submission);
+    }
 
     #[test]
     fn statuses_are_read_in_any_case_and_by_their_old_names() {

@@ -20,17 +20,23 @@ const ANSWERS: &[&str] = &[
     "ScheduleList",
     "Firing",
     "FiringList",
+    "Queue",
+    "QueueSettings",
+    "RecentRuns",
+    "QueueList",
+    "Purged",
     "TaskType",
     "TaskTypeList",
     "Dependency",
 ];
 
 /// Schemas of bodies: null counts as absent, and there are no other fields.
-const BODIES: &[&str] = &["Submission", "Retry", "Sweep", "SweepFilter", "ScheduleRequest", "ScheduledWork"];
+const BODIES: &[&str] =
+    &["Submission", "TaskChange", "Retry", "Sweep", "SweepFilter", "ScheduleRequest", "ScheduledWork"];
 
 /// Operations that a task's state may not allow.
 const STATE_MATTERS: &[&str] =
-    &["cancel_task", "delete_task", "retry_task", "retry_manual_task", "discard_manual_task"];
+    &["cancel_task", "change_task", "delete_task", "retry_task", "retry_manual_task", "discard_manual_task"];
 
 /// Operations that store new tasks.
 const SUBMITS: &[&str] = &["submit_task", "trigger_schedule"];
@@ -119,7 +125,7 @@ fn finish_operation(method: &str, operation: &mut Value) {
         if !SUBMITS.contains(&name.as_str()) {
             responses.remove("429");
         }
-        if !matches!(method, "post" | "put") {
+        if !matches!(method, "post" | "put" | "patch") {
             ["408", "413", "415"].iter().for_each(|status| drop(responses.remove(*status)));
         }
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use application::tasks::TaskEvent;
+use application::{ports::StoreError, queues::QueueEvent, tasks::TaskEvent};
 use futures_util::{Stream, StreamExt, stream::BoxStream};
 use poem::{
     IntoResponse, Response,
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     problem::{ApiError, FieldError},
-    views::{ProgressEvent, TaskStatusView},
+    views::{ProgressEvent, TaskStatusView, queues::QueueView},
 };
 
 /// Silent streams send a comment this often, so that proxies keep them and dead readers are noticed.
@@ -34,6 +34,26 @@ pub(crate) fn event_stream(
     stopping: CancellationToken,
 ) -> EventStream {
     EventStream(events.map(event).take_until(stopping.cancelled_owned()).boxed())
+}
+
+/// Turns a queue's events into server-sent ones, until the server stops.
+pub(crate) fn queue_stream(
+    events: impl Stream<Item = QueueEvent> + Send + 'static,
+    stopping: CancellationToken,
+) -> EventStream {
+    let event = |event| match event {
+        QueueEvent::Queue(report) => {
+            Event::message(json_text(&QueueView::from(report.as_ref()))).event_type("queue")
+        }
+        QueueEvent::Interrupted(error) => interrupted(&error),
+    };
+    EventStream(events.map(event).take_until(stopping.cancelled_owned()).boxed())
+}
+
+fn interrupted(error: &StoreError) -> Event {
+    tracing::warn!(%error, "an event stream was interrupted");
+    let data = json!({ "detail": "the task store cannot be reached; reconnect to resume" });
+    Event::message(data.to_string()).event_type("interrupted")
 }
 
 fn event(event: TaskEvent) -> Event {
@@ -53,11 +73,7 @@ fn event(event: TaskEvent) -> Event {
         TaskEvent::AttemptReset { attempt } => Event::message(json!({ "attempt": attempt }).to_string())
             .event_type("attempt_reset")
             .id(format!("{attempt}.0")),
-        TaskEvent::Interrupted(error) => {
-            tracing::warn!(%error, "an event stream was interrupted");
-            let data = json!({ "detail": "the task store cannot be reached; reconnect to resume" });
-            Event::message(data.to_string()).event_type("interrupted")
-        }
+        TaskEvent::Interrupted(error) => interrupted(&error),
     }
 }
 
@@ -80,9 +96,7 @@ impl Payload for EventStream {
 
     fn schema_ref() -> MetaSchemaRef {
         let mut text = MetaSchema::new("string");
-        text.description = Some(
-            "Server-sent events named `state`, `progress`, `chunk` and `attempt_reset`, each with JSON data.",
-        );
+        text.description = Some("Server-sent events, each with a name and JSON data.");
         MetaSchemaRef::Inline(Box::new(text))
     }
 }
@@ -100,7 +114,7 @@ impl ApiResponse for EventStream {
     fn meta() -> MetaResponses {
         MetaResponses {
             responses: vec![MetaResponse {
-                description: "The events, until the task has ended.",
+                description: "The events, until there is nothing more to tell.",
                 status: Some(200),
                 status_range: None,
                 content: vec![MetaMediaType { content_type: Self::CONTENT_TYPE, schema: Self::schema_ref() }],

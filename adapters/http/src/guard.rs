@@ -127,7 +127,7 @@ impl Guard {
     async fn check(&self, request: &mut Request) -> Result<(), ProblemJson> {
         self.check_host(request)?;
         check_query(request)?;
-        if matches!(*request.method(), Method::POST | Method::PUT) {
+        if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
             self.read_body(request).await?;
         }
         Ok(())

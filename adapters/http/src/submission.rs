@@ -99,6 +99,21 @@ impl poem_openapi::types::Example for SubmissionBody {
     }
 }
 
+/// What is to be changed of a task.
+#[derive(Debug, Object)]
+#[oai(rename = "TaskChange", example)]
+pub(crate) struct ChangeBody {
+    /// 0 (first) to 9 (last).
+    #[oai(validator(minimum(value = "0"), maximum(value = "9")))]
+    priority: i32,
+}
+
+impl poem_openapi::types::Example for ChangeBody {
+    fn example() -> Self {
+        Self { priority: 0 }
+    }
+}
+
 const LONGEST_DELAY: f64 = 315_360_000.0; // ten years
 const LARGEST_METADATA: usize = 16 * 1024;
 const LONGEST_MODEL: usize = 200;
@@ -111,6 +126,18 @@ pub(crate) fn read(text: &str) -> Result<(Submission, Option<Callback>), ApiErro
         let unique = read_unique(fields);
         let callback = callback::read(fields);
         Some((Submission { start, expires_at, unique, ..read_work(fields)? }, callback))
+    })
+}
+
+/// Reads what is to be changed of a task: its priority.
+pub(crate) fn read_change(text: &str) -> Result<Priority, ApiError> {
+    read_body(text, |fields| {
+        let missing = !fields.has("priority");
+        let priority = fields.whole("priority", 0, 9).and_then(Priority::new);
+        if priority.is_none() && fields.is_fine("priority") {
+            fields.refuse("priority", if missing { "it is missing" } else { "it is null" });
+        }
+        priority
     })
 }
 

@@ -6,6 +6,7 @@ use application::{
     in_process::InProcessSignals,
     memory::MemoryStore,
     ports::{MockTaskStore, MockTextGenerator, Store, StoreError, TaskStore},
+    queues::Queues,
     registry::Registry,
     schedules::Schedules,
     task_types,
@@ -29,6 +30,7 @@ use crate::{
 
 mod handling;
 mod once;
+mod queues;
 mod schedules;
 
 type Client = TestClient<BoxEndpoint<'static, Response>>;
@@ -56,7 +58,16 @@ fn client_over(
         Arc::new(Routes::default()),
     )
     .with_waiting_limit(waiting_limit);
-    let use_cases = UseCases { schedules: Schedules::new(schedules, tasks.clone()), tasks };
+    let use_cases = UseCases {
+        queues: Queues::new(
+            Arc::clone(&schedules),
+            Arc::new(InProcessSignals::new()),
+            Arc::new(Routes::default()),
+            tasks.clone(),
+        ),
+        schedules: Schedules::new(schedules, tasks.clone()),
+        tasks,
+    };
     let context =
         Context { use_cases: Some(use_cases), config: config.clone(), stopping: Default::default() };
     TestClient::new(routes(&config, context))

@@ -12,8 +12,9 @@ use std::{
 use application::ports::{Claim, ClaimedTask, Settlement, StoreError};
 use domain::{
     Change, Counters, End, Event, Failure, Json, QueueName, State, Suspicion, TaskId, WorkerId, decide,
+    queue::Room,
 };
-use sqlx::{PgConnection, postgres::PgRow};
+use sqlx::{Connection, PgConnection, postgres::PgRow};
 use tokio::{sync::OwnedRwLockReadGuard, time::Instant};
 
 use crate::{
@@ -22,7 +23,8 @@ use crate::{
     connections::Operation,
     error::Fault,
     ledger::Ledger,
-    marks::Patience,
+    limits::Gate,
+    marks::{Patience, Scan},
     rows::{self, counters, field, in_lock_order, lane, limit},
 };
 
@@ -116,10 +118,13 @@ pub(crate) const CLAIM_SUSPECTS: &str = claim_tasks!(
 struct Taken {
     batch: Option<i64>,
     tasks: Vec<ClaimedTask>,
+    /// What the limits leave, where there are some.
+    room: Option<Room>,
     unreadable: Vec<(TaskId, Counters, String)>,
 }
 
-enum Wanted {
+/// What a claim is about.
+pub(crate) enum Wanted {
     Ids(Vec<i64>),
     Next {
         queues: Vec<(QueueName, usize)>,
@@ -150,6 +155,7 @@ impl Wanted {
 struct TakeTasks {
     worker: WorkerId,
     wanted: Wanted,
+    gate: Option<Gate>,
     clock: Clock,
     /// Held by the work and by the caller that will note it, whichever lives longer: see [`Ledger::claims`].
     _on_its_way: Arc<OwnedRwLockReadGuard<()>>,
@@ -159,25 +165,46 @@ impl Operation for TakeTasks {
     type Output = Taken;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Taken, Fault> {
+        let Some(gate) = &self.gate else { return self.take(connection, usize::MAX).await };
+        let mut transaction = connection.begin().await?;
+        let open = gate.open(&mut transaction, &self.clock).await?;
+        let room = Some(open.room);
+        if open.room.tasks == 0 {
+            transaction.rollback().await?;
+            return Ok(Taken { batch: None, tasks: Vec::new(), room, unreadable: Vec::new() });
+        }
+        let mut taken = self.take(&mut transaction, open.room.tasks).await?;
+        let count = taken.tasks.len() + taken.unreadable.len();
+        taken.room = Some(open.passed(&mut transaction, count).await?);
+        transaction.commit().await?;
+        Ok(taken)
+    }
+}
+
+impl TakeTasks {
+    /// Takes what is wanted, at most so many where there are limits.
+    async fn take(&self, connection: &mut PgConnection, room: usize) -> Result<Taken, Fault> {
         let rows = match &self.wanted {
             Wanted::Ids(ids) => {
                 let query = sqlx::query(CLAIM_IDS).bind(self.worker.0).bind(self.clock.bind()).bind(ids);
                 query.fetch_all(connection).await?
             }
             Wanted::Next { queues, limit: most, behind } => {
+                let most = room.min(*most);
                 let names: Vec<_> = queues.iter().map(|(queue, _)| queue.as_str()).collect();
-                let each: Vec<_> = queues.iter().map(|(_, each)| limit((*each).min(*most))).collect();
+                let each: Vec<_> = queues.iter().map(|(_, each)| limit((*each).min(most))).collect();
                 let query = sqlx::query(CLAIM_NEXT).bind(self.worker.0).bind(self.clock.bind());
-                query.bind(names).bind(each).bind(limit(*most)).bind(behind).fetch_all(connection).await?
+                query.bind(names).bind(each).bind(limit(most)).bind(behind).fetch_all(connection).await?
             }
             Wanted::Suspects { queues, suspicion, limit: most } => {
                 let names: Vec<_> = queues.iter().map(QueueName::as_str).collect();
                 let query = sqlx::query(CLAIM_SUSPECTS).bind(self.worker.0).bind(self.clock.bind());
-                query.bind(names).bind(limit(*most)).bind(lane(*suspicion)).fetch_all(connection).await?
+                let most = limit(room.min(*most));
+                query.bind(names).bind(most).bind(lane(*suspicion)).fetch_all(connection).await?
             }
         };
         let tasks = Vec::with_capacity(rows.len());
-        let mut taken = Taken { batch: None, tasks, unreadable: Vec::new() };
+        let mut taken = Taken { batch: None, tasks, room: None, unreadable: Vec::new() };
         for row in &rows {
             taken.batch = field(row, "batch")?;
             match claimed_task(row, taken.tasks.last()) {
@@ -236,8 +263,29 @@ impl PostgresStore {
                 }
             }
         };
+        let (mut tasks, _) = self.take_tasks(worker, wanted, None, scan).await?;
+        match claim {
+            Claim::Ids(ids) => {
+                let place: HashMap<_, _> =
+                    ids.iter().enumerate().rev().map(|(place, id)| (*id, place)).collect();
+                tasks.sort_by_key(|task| place.get(&task.id).copied());
+            }
+            Claim::Next { .. } => self.turns.sort_and_note(&mut tasks),
+            Claim::Suspects { .. } => tasks.sort_by_key(|task| (task.priority, task.id)),
+        }
+        Ok(tasks)
+    }
+
+    /// Takes what is wanted, as far as it passes the gate, and answers it in no order, with what the gate leaves.
+    pub(crate) async fn take_tasks(
+        &self,
+        worker: WorkerId,
+        wanted: Wanted,
+        gate: Option<Gate>,
+        scan: Option<Scan<'_>>,
+    ) -> Result<(Vec<ClaimedTask>, Option<Room>), StoreError> {
         if wanted.is_nothing() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         }
         let ledger = self.ledgers.of(worker);
         if ledger.in_doubt() {
@@ -246,9 +294,9 @@ impl PostgresStore {
         self.tallied();
         let doubt = ledger.doubt(self.connections.doubt());
         let on_its_way = Arc::new(ledger.claims.clone().read_owned().await);
-        let operation =
-            TakeTasks { worker, wanted, clock: self.clock.clone(), _on_its_way: on_its_way.clone() };
-        let Taken { batch, mut tasks, unreadable } = self.connections.run(operation).await?;
+        let clock = self.clock.clone();
+        let operation = TakeTasks { worker, wanted, gate, clock, _on_its_way: on_its_way.clone() };
+        let Taken { batch, tasks, room, unreadable } = self.connections.run(operation).await?;
         if let Some(batch) = batch {
             let read = tasks.iter().map(|task| (task.id, task.counters.attempt));
             let unread = unreadable.iter().map(|(id, counters, _)| (*id, counters.attempt));
@@ -262,16 +310,7 @@ impl PostgresStore {
         if !unreadable.is_empty() {
             self.fail_unreadable(worker, unreadable).await?;
         }
-        match claim {
-            Claim::Ids(ids) => {
-                let place: HashMap<_, _> =
-                    ids.iter().enumerate().rev().map(|(place, id)| (*id, place)).collect();
-                tasks.sort_by_key(|task| place.get(&task.id).copied());
-            }
-            Claim::Next { .. } => self.turns.sort_and_note(&mut tasks),
-            Claim::Suspects { .. } => tasks.sort_by_key(|task| (task.priority, task.id)),
-        }
-        Ok(tasks)
+        Ok((tasks, room))
     }
 
     /// A task that cannot be read would come back for ever and stop its queue: it fails, and says why.

@@ -19,17 +19,21 @@ mod history;
 mod inbox;
 mod keys;
 mod ledger;
+mod limits;
 mod marks;
 mod migrate;
 mod once;
 mod options;
 mod overrun;
 mod plans;
+mod queue;
 mod read;
 mod record;
+mod reprioritise;
 mod rescue;
 mod retry;
 mod rows;
+mod runs;
 mod schedule;
 mod settle;
 mod submit;
@@ -41,11 +45,12 @@ use std::{fmt, time::Duration};
 
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
-    Health, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts, Retry, RetryOutcome,
-    Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts,
+    Reprioritised, Retry, RetryOutcome, Settlement, StoreError, Submitted, TaskFilter, TaskStore,
+    UpkeepStore, Waiting, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
-use domain::{Attempt, NewTask, QueueName, Task, TaskId, Tenant, WorkerId};
+use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId};
 
 pub use clock::TestClock;
 pub use error::PostgresError;
@@ -147,6 +152,15 @@ impl TaskStore for PostgresStore {
         self.cancel_tasks(tenant, ids).await
     }
 
+    async fn reprioritise(
+        &self,
+        tenant: &Tenant,
+        ids: &[TaskId],
+        priority: Priority,
+    ) -> Result<Vec<Reprioritised>, StoreError> {
+        self.change_priorities(tenant, ids, priority).await
+    }
+
     async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError> {
         self.delete_tasks(tenant, ids).await
     }
@@ -193,6 +207,14 @@ impl WorkStore for PostgresStore {
 
     async fn claim(&self, worker: WorkerId, claim: &Claim) -> Result<Vec<ClaimedTask>, StoreError> {
         self.claim_tasks(worker, claim).await
+    }
+
+    async fn claim_limited(
+        &self,
+        worker: WorkerId,
+        claim: &LimitedClaim,
+    ) -> Result<LimitedTasks, StoreError> {
+        self.claim_within_limits(worker, claim).await
     }
 
     async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError> {

@@ -1,7 +1,7 @@
 //! Workers: their registration is their lease.
 
 use application::ports::{StoreError, WorkerProfile};
-use domain::{TaskId, WorkerId};
+use domain::{QueueName, TaskId, WorkerId};
 use sqlx::PgConnection;
 
 use crate::{
@@ -21,16 +21,18 @@ impl Operation for Register {
     type Output = WorkerId;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<WorkerId, Fault> {
-        let queues: Vec<_> = self.profile.queues.iter().map(|queue| queue.as_str()).collect();
+        let names = |queues: &[QueueName]| queues.iter().map(|queue| queue.to_string()).collect::<Vec<_>>();
+        let except = Some(&self.profile.except).filter(|except| !except.is_empty());
         let id = sqlx::query_scalar(
-            "INSERT INTO worker (name, queues, concurrency, lease, started_at, heartbeat_at)
-             VALUES ($1, $2, $3, $4, coalesce($5, now()), coalesce($5, now())) RETURNING id",
+            "INSERT INTO worker (name, queues, concurrency, lease, started_at, heartbeat_at, except_queues)
+             VALUES ($1, $2, $3, $4, coalesce($5, now()), coalesce($5, now()), $6) RETURNING id",
         )
         .bind(self.profile.name.as_str())
-        .bind(queues)
+        .bind(names(&self.profile.queues))
         .bind(limit(self.profile.concurrency))
         .bind(interval(self.profile.lease))
         .bind(self.clock.bind())
+        .bind(except.map(|except| names(except)))
         .fetch_one(connection)
         .await?;
         Ok(WorkerId(id))

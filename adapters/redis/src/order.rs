@@ -37,6 +37,7 @@ static PUSH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order
 static POP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order/pop.lua")));
 static MARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order/mark.lua")));
 static REFILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order/refill.lua")));
+static WITHDRAW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order/withdraw.lua")));
 
 /// Scores are `priority * PRIORITY_STEP + id`: ids up to 562,949,953,421,311 and all sums below 2^53, up to which a
 /// floating-point score is exact. `pop.lua` knows this number too.
@@ -116,6 +117,17 @@ impl Order for RedisOrder {
             }
             let (_skipped, told): (u64, usize) = self.run(&script).await?;
             self.listeners.store(told, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn withdraw(&self, queue: &QueueName, tasks: &[TaskId]) -> Result<(), StoreError> {
+        let keys = self.redis.keys();
+        for tasks in tasks.chunks(PUSH_AT_ONCE) {
+            let mut script = WITHDRAW.prepare_invoke();
+            script.key(keys.window(queue)).key(keys.late(queue));
+            script.arg(tasks.iter().map(|task| task.0).collect::<Vec<_>>());
+            let _withdrawn: u64 = self.run(&script).await?;
         }
         Ok(())
     }

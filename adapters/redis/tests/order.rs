@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use application::ports::{Order, StoreError};
 use contract_tests::servers::RedisServer;
+use domain::TaskId;
 use redis_adapter::RedisOrder;
 use support::{NONE, fill, ids, open, options, order, pop, queue, spy, tasks, waiting};
 
@@ -354,4 +355,20 @@ async fn foreign_data_is_told_from_an_outage() {
     let error = order.pop(&[(queue("q"), 1)], 1).await.expect_err("a string is no window");
     assert!(matches!(&error, StoreError::Corrupt(why) if why.contains("WRONGTYPE")), "{error:?}");
     assert!(order.ping().await.is_ok(), "everything else goes on");
+}
+
+#[tokio::test]
+async fn a_task_moves_to_its_new_place_also_beyond_the_window() {
+    let (order, q) = (order(3), queue("q"));
+    fill(&order, &q, &tasks(&q, [1, 2, 3])).await;
+    order.push(&tasks(&q, [4])).await.expect("a push");
+    // Forwards, by itself; backwards, behind what the window holds: then it is the store's again.
+    order.push(&[waiting(&q, 0, 3)]).await.expect("a push");
+    order.withdraw(&q, &[TaskId(1), TaskId(77)]).await.expect("withdrawn");
+    order.push(&[waiting(&q, 9, 1)]).await.expect("a push");
+    let popped = pop(&order, &q, 10).await;
+    assert_eq!((ids(&popped), popped.low.len()), (vec![3, 2], 1), "the rest is to be read from the store");
+    fill(&order, &q, &[waiting(&q, 9, 1), waiting(&q, 5, 4)]).await;
+    assert_eq!(ids(&pop(&order, &q, 10).await), [4, 1]);
+    order.withdraw(&q, &[]).await.expect("nothing to withdraw");
 }

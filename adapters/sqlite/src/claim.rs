@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use application::ports::{Claim as Wish, ClaimedTask, StoreError};
+use application::ports::{Claim as Wish, ClaimedTask, LimitedClaim, LimitedTasks, StoreError};
 use async_trait::async_trait;
 use domain::{Json, Priority, QueueName, Status, Suspicion, TaskId, WorkerId};
 
@@ -10,7 +10,7 @@ use crate::{
     ending::fenced,
     error::store_error,
     read::limits,
-    rows::{CounterColumns, id_list, lane, moment, parse_name, parse_priority, parse_queue},
+    rows::{CounterColumns, id_list, lane, moment, moment_if, parse_name, parse_priority, parse_queue},
     writer::{Change, Write},
 };
 
@@ -25,13 +25,7 @@ impl Change for Claim {
     type Answer = Vec<ClaimedTask>;
 
     async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
-        const ALIVE: &str = "SELECT 1 FROM worker WHERE id = ?1 AND state = 'alive'";
-        let alive: Option<i64> = sqlx::query_scalar(ALIVE)
-            .bind(self.worker.0)
-            .fetch_optional(&mut *write.conn)
-            .await
-            .map_err(store_error)?;
-        if alive.is_none() {
+        if !is_alive(write, self.worker).await? {
             return Ok(Vec::new());
         }
         let wanted = match &self.wish {
@@ -44,6 +38,75 @@ impl Change for Claim {
         let are_suspects = matches!(self.wish, Wish::Suspects { .. });
         take(write, self.worker, &wanted, are_suspects).await
     }
+}
+
+/// Takes what the limits of a queue let through.
+pub(crate) struct ClaimLimited {
+    pub(crate) worker: WorkerId,
+    pub(crate) claim: LimitedClaim,
+}
+
+#[async_trait]
+impl Change for ClaimLimited {
+    type Answer = LimitedTasks;
+
+    async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
+        // What runs is in few hands; the tally is behind by what this transaction has done so far.
+        const RUNNING: &str =
+            "SELECT count(*) FROM live INDEXED BY live_held WHERE worker IS NOT NULL AND queue = ?1";
+        const ARRIVAL: &str = "SELECT rate_arrival FROM queue_state WHERE queue = ?1";
+        const ARRIVED: &str = "
+            INSERT INTO queue_state (queue, rate_arrival) VALUES (?1, ?2)
+            ON CONFLICT (queue) DO UPDATE SET rate_arrival = excluded.rate_arrival";
+        const FIRST: &str = "
+            SELECT task FROM live WHERE queue = ?1 AND lane = ?2 AND state = 'PENDING'
+            ORDER BY priority, task LIMIT ?3";
+        let LimitedClaim { queue, limits, suspicion, limit } = &self.claim;
+        if !is_alive(write, self.worker).await? {
+            return Ok(LimitedTasks::default());
+        }
+        let running: i64 = sqlx::query_scalar(RUNNING)
+            .bind(queue.as_str())
+            .fetch_one(&mut *write.conn)
+            .await
+            .map_err(store_error)?;
+        let arrival: Option<Option<i64>> = sqlx::query_scalar(ARRIVAL)
+            .bind(queue.as_str())
+            .fetch_optional(&mut *write.conn)
+            .await
+            .map_err(store_error)?;
+        let (mut running, mut arrival) = (running.unsigned_abs(), moment_if(arrival.flatten())?);
+        let now = moment(write.now)?;
+        let room = limits.room(running, arrival, now).tasks.min(*limit);
+        let ids: Vec<i64> = sqlx::query_scalar(FIRST)
+            .bind(queue.as_str())
+            .bind(lane(*suspicion))
+            .bind(i64::try_from(room).unwrap_or(i64::MAX))
+            .fetch_all(&mut *write.conn)
+            .await
+            .map_err(store_error)?;
+        let ids: Vec<_> = ids.into_iter().map(TaskId).collect();
+        let tasks = take(write, self.worker, &ids, *suspicion != Suspicion::None).await?;
+        running += tasks.len() as u64;
+        if let Some(rate) = limits.rate.filter(|_| !tasks.is_empty()) {
+            let passed = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+            let arrived = rate.arrival_after(arrival, now, passed);
+            let keep = sqlx::query(ARRIVED).bind(queue.as_str()).bind(arrived.timestamp_micros());
+            keep.execute(&mut *write.conn).await.map_err(store_error)?;
+            arrival = Some(arrived);
+        }
+        Ok(LimitedTasks { tasks, wait: limits.room(running, arrival, now).wait })
+    }
+}
+
+async fn is_alive(write: &mut Write<'_>, worker: WorkerId) -> Result<bool, StoreError> {
+    const ALIVE: &str = "SELECT 1 FROM worker WHERE id = ?1 AND state = 'alive'";
+    let alive: Option<i64> = sqlx::query_scalar(ALIVE)
+        .bind(worker.0)
+        .fetch_optional(&mut *write.conn)
+        .await
+        .map_err(store_error)?;
+    Ok(alive.is_some())
 }
 
 /// The first in order, over several queues.
@@ -161,7 +224,7 @@ async fn take(
         WHERE task IN (SELECT value FROM json_each(?1)) AND +state = 'PENDING' AND (lane <> '') = ?4
         RETURNING task";
     const READ: &str = "
-        SELECT t.id, t.tenant, t.type AS task_type, t.queue, t.priority, t.input, t.max_attempts,
+        SELECT t.id, t.tenant, t.type AS task_type, t.queue, l.priority, t.input, t.max_attempts,
                t.soft_time_limit, t.time_limit, t.created_at, l.attempt, l.failures, l.crashes,
                l.forgiven_failures, l.forgiven_crashes
         FROM json_each(?1) AS taken

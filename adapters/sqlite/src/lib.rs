@@ -19,10 +19,13 @@ mod open;
 #[cfg(test)]
 mod plans;
 mod ports;
+mod queue;
 mod read;
 mod record;
+mod reprioritise;
 mod retry;
 mod rows;
+mod runs;
 mod schedule;
 mod settle;
 mod store;

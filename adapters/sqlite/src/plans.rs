@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
-const SOURCES: [(&str, &str); 19] = [
+const SOURCES: [(&str, &str); 22] = [
     ("attempts", include_str!("attempts.rs")),
     ("cancel", include_str!("cancel.rs")),
     ("claim", include_str!("claim.rs")),
@@ -15,9 +15,12 @@ const SOURCES: [(&str, &str); 19] = [
     ("fire", include_str!("fire.rs")),
     ("list", include_str!("list.rs")),
     ("once", include_str!("once.rs")),
+    ("queue", include_str!("queue.rs")),
     ("read", include_str!("read.rs")),
     ("record", include_str!("record.rs")),
+    ("reprioritise", include_str!("reprioritise.rs")),
     ("retry", include_str!("retry.rs")),
+    ("runs", include_str!("runs.rs")),
     ("schedule", include_str!("schedule.rs")),
     ("settle", include_str!("settle.rs")),
     ("submit", include_str!("submit.rs")),
@@ -52,6 +55,8 @@ fn faults(steps: &[(i64, String)]) -> Vec<String> {
             // Short by themselves: who is alive, what is held, the first of those that wait for a moment.
             "SCAN" if step.contains("VIRTUAL TABLE") => {}
             "SCAN" if ["worker_alive", "live_held", "live_due"].iter().any(|index| step.contains(index)) => {}
+            // One row per queue.
+            "SCAN" if words[1] == "queue_state" => {}
             // What the statement itself has found so far.
             "SCAN" if ["waiting", "found", "CONSTANT"].contains(&words[1]) => {}
             "SCAN" => faults.push(step.clone()),

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome, DiscardOutcome,
-    FailureGroup, Health, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts, Retry,
-    RetryOutcome, Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore,
-    WorkerProfile,
+    FailureGroup, Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue, Overrunning, ProgressRecord,
+    QueueCounts, Reprioritised, Retry, RetryOutcome, Settlement, StoreError, Submitted, TaskFilter,
+    TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
-use domain::{Attempt, NewTask, QueueName, Task, TaskId, Tenant, WorkerId};
+use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId};
 use sqlx::SqliteConnection;
 
 use crate::{
     attempts::Attempts,
     cancel::Cancel,
-    claim::Claim,
+    claim::{Claim, ClaimLimited},
     delete::{Delete, Discard, DiscardFailed},
     error::store_error,
     failed::Failures,
@@ -23,6 +23,7 @@ use crate::{
     once::ForgetKeys,
     read::{ChunksAfter, Read},
     record::Record,
+    reprioritise::Reprioritise,
     retry::RetryTasks,
     rows::moment,
     settle::Settle,
@@ -64,6 +65,15 @@ impl TaskStore for SqliteStore {
 
     async fn cancel(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<CancelOutcome>, StoreError> {
         self.write(Cancel { tenant: tenant.clone(), ids: ids.to_vec() }).await
+    }
+
+    async fn reprioritise(
+        &self,
+        tenant: &Tenant,
+        ids: &[TaskId],
+        priority: Priority,
+    ) -> Result<Vec<Reprioritised>, StoreError> {
+        self.write(Reprioritise { tenant: tenant.clone(), ids: ids.to_vec(), priority }).await
     }
 
     async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError> {
@@ -113,6 +123,14 @@ impl WorkStore for SqliteStore {
 
     async fn claim(&self, worker: WorkerId, claim: &Wish) -> Result<Vec<ClaimedTask>, StoreError> {
         self.write(Claim { worker, wish: claim.clone() }).await
+    }
+
+    async fn claim_limited(
+        &self,
+        worker: WorkerId,
+        claim: &LimitedClaim,
+    ) -> Result<LimitedTasks, StoreError> {
+        self.write(ClaimLimited { worker, claim: claim.clone() }).await
     }
 
     async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError> {

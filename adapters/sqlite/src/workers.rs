@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use application::ports::{Orphan, Overdue, Overrunning, StoreError, Waiting, WorkerProfile};
 use async_trait::async_trait;
-use domain::{Suspicion, TaskId, WorkerId};
+use domain::{QueueName, Suspicion, TaskId, WorkerId};
 use sqlx::SqliteConnection;
 
 use crate::{
@@ -27,15 +27,19 @@ impl Change for Register {
 
     async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
-            INSERT INTO worker (name, queues, concurrency, lease, state, registered_at, last_heartbeat)
-            VALUES (?1, ?2, ?3, ?4, 'alive', ?5, ?5) RETURNING id";
-        let queues: Vec<&str> = self.profile.queues.iter().map(|queue| queue.as_str()).collect();
+            INSERT INTO worker (name, queues, concurrency, lease, state, registered_at, last_heartbeat, except_queues)
+            VALUES (?1, ?2, ?3, ?4, 'alive', ?5, ?5, ?6) RETURNING id";
+        let names = |queues: &[QueueName]| {
+            let names: Vec<&str> = queues.iter().map(QueueName::as_str).collect();
+            serde_json::to_string(&names).expect("names can be written as JSON")
+        };
         let id = sqlx::query_scalar(SQL)
             .bind(self.profile.name.as_str())
-            .bind(serde_json::to_string(&queues).expect("names can be written as JSON"))
+            .bind(names(&self.profile.queues))
             .bind(i64::try_from(self.profile.concurrency).unwrap_or(i64::MAX))
             .bind(micros(self.profile.lease))
             .bind(write.now)
+            .bind(names(&self.profile.except))
             .fetch_one(&mut *write.conn)
             .await
             .map_err(store_error)?;

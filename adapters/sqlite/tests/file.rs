@@ -58,6 +58,7 @@ fn profile() -> WorkerProfile {
     WorkerProfile {
         name: WorkerName::new("w@host").expect("a valid worker name"),
         queues: Vec::new(),
+        except: Vec::new(),
         concurrency: 1,
         lease: Duration::from_secs(12),
     }

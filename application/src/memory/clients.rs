@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Event, NewTask, Refusal, Start, State as TaskState, Status, Task, TaskId,
-    TaskType, Tenant, Timestamp, Unique, decide,
+    Attempt, Change, Counters, Event, NewTask, Priority, Refusal, Start, State as TaskState, Status, Task,
+    TaskId, TaskType, Tenant, Timestamp, Unique, decide, queue::may_change_priority,
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::ports::{
     CancelOutcome, ChunkRecord, DeleteOutcome, DiscardOutcome, FailureGroup, Health, ListPage, QueueCounts,
-    Receipt, Retry, RetryOutcome, StoreError, Submitted, TaskFilter, TaskStore,
+    Receipt, Reprioritised, Retry, RetryOutcome, StoreError, Submitted, TaskFilter, TaskStore,
 };
 
 #[async_trait]
@@ -90,6 +90,34 @@ impl TaskStore for MemoryStore {
                 }
                 Err(_) => outcomes.push(CancelOutcome::AlreadyEnded(entry.status())),
             }
+        }
+        Ok(outcomes)
+    }
+
+    async fn reprioritise(
+        &self,
+        tenant: &Tenant,
+        ids: &[TaskId],
+        priority: Priority,
+    ) -> Result<Vec<Reprioritised>, StoreError> {
+        let (mut state, _) = self.enter();
+        let mut outcomes = Vec::with_capacity(ids.len());
+        for id in ids {
+            let own = state.tasks.get(id).filter(|entry| entry.submitted.tenant == *tenant);
+            let Some(status) = own.map(Entry::status) else {
+                outcomes.push(Reprioritised::Unknown);
+                continue;
+            };
+            if own.is_some_and(|entry| may_change_priority(entry.state).is_err()) {
+                outcomes.push(Reprioritised::NotWaiting(status));
+                continue;
+            }
+            state.change(*id, |entry| (entry.submitted.priority, entry.raised) = (priority, None));
+            let place = state.tasks.get(id).map(|entry| entry.waiting(*id));
+            outcomes.push(match place.filter(|_| status == Status::Pending) {
+                Some(place) => Reprioritised::Moved(place),
+                None => Reprioritised::Later,
+            });
         }
         Ok(outcomes)
     }
@@ -245,6 +273,7 @@ pub(super) fn submit(state: &mut State, task: &NewTask, now: Timestamp) -> Submi
         completed_at: None,
         attempts: Vec::new(),
         chunks: Default::default(),
+        raised: None,
     };
     state.insert(id, entry);
     let receipt = Receipt { id, created_at: now, run_at };

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use domain::{
     Attempt, AttemptOutcome, Change, Counters, Failure, Idempotency, IdempotencyKey, Json, NewTask, Priority,
-    QueueName, State as TaskState, Status, Suspicion, Task, TaskId, Tenant, Timestamp, WorkerId, WorkerName,
-    schedule::ScheduleName, task::ProgressReport,
+    QueueName, Service, State as TaskState, Status, Suspicion, Task, TaskId, Tenant, Timestamp, WorkerId,
+    WorkerName, schedule::ScheduleName, task::ProgressReport,
 };
 
-use super::schedules::KeptSchedule;
+use super::{queues::QueueBook, schedules::KeptSchedule};
 use crate::ports::{Receipt, Waiting};
 
 #[derive(Default)]
@@ -27,6 +27,7 @@ pub(super) struct State {
     pub(super) counts: BTreeMap<(Tenant, QueueName, Status), u64>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     pub(super) schedules: BTreeMap<(Tenant, ScheduleName), KeptSchedule>,
+    pub(super) queues: QueueBook,
     /// When each queue was last served, so that queues take turns from claim to claim.
     pub(super) served: HashMap<QueueName, u64>,
 }
@@ -54,6 +55,8 @@ pub(super) struct Entry {
     pub(super) completed_at: Option<Timestamp>,
     pub(super) attempts: Vec<EndedAttempt>,
     pub(super) chunks: BTreeMap<(u32, u64), String>,
+    /// What waiting has made of its priority.
+    pub(super) raised: Option<Priority>,
 }
 
 pub(super) struct EndedAttempt {
@@ -64,6 +67,7 @@ pub(super) struct EndedAttempt {
 
 pub(super) struct Worker {
     pub(super) name: WorkerName,
+    pub(super) service: Service,
     pub(super) lease: std::time::Duration,
     pub(super) last_heartbeat: Timestamp,
     pub(super) life: Life,
@@ -144,9 +148,18 @@ impl Entry {
         }
     }
 
+    /// How soon it goes.
+    pub(super) fn rank(&self) -> Priority {
+        self.raised.unwrap_or(self.submitted.priority)
+    }
+
     pub(super) fn waiting(&self, id: TaskId) -> Waiting {
-        let NewTask { queue, priority, .. } = &self.submitted;
-        Waiting { id, queue: queue.clone(), priority: *priority, suspicion: self.counters.suspicion() }
+        Waiting {
+            id,
+            queue: self.submitted.queue.clone(),
+            priority: self.rank(),
+            suspicion: self.counters.suspicion(),
+        }
     }
 }
 
@@ -154,6 +167,13 @@ impl State {
     /// Whether a task is charged with a crash.
     pub(super) fn is_suspect(&self, id: TaskId) -> bool {
         self.tasks.get(&id).is_some_and(|entry| entry.counters.suspicion() != Suspicion::None)
+    }
+
+    /// How many tasks of this queue run, whoever owns them.
+    pub(super) fn running_in(&self, queue: &QueueName) -> u64 {
+        let of_queue =
+            |(_, of, status): &(Tenant, QueueName, Status)| of == queue && *status == Status::Processing;
+        self.counts.iter().filter(|(place, _)| of_queue(place)).map(|(_, count)| count).sum()
     }
 
     /// Adds a task that has just been submitted.
@@ -166,6 +186,15 @@ impl State {
     pub(super) fn remove(&mut self, id: TaskId) {
         if let Some(entry) = self.tasks.remove(&id) {
             self.strike(id, &entry);
+        }
+    }
+
+    /// Changes what was submitted of a task, which stays where it is.
+    pub(super) fn change(&mut self, id: TaskId, change: impl FnOnce(&mut Entry)) {
+        if let Some(mut entry) = self.tasks.remove(&id) {
+            self.strike(id, &entry);
+            change(&mut entry);
+            self.insert(id, entry);
         }
     }
 
@@ -203,7 +232,7 @@ impl State {
             Change::Finish { end, counters, error } => {
                 self.end_attempt(&mut entry, attempt_outcome, &error, now);
                 entry.state = TaskState::Ended(end);
-                entry.run_at = None;
+                (entry.run_at, entry.raised) = (None, None);
                 (entry.counters, entry.error) = (counters, error);
                 (entry.completed_at, entry.updated_at) = (Some(now), Some(now));
             }
@@ -245,11 +274,11 @@ impl State {
 
     /// Puts a task into the order and the counts.
     fn enlist(&mut self, id: TaskId, entry: &Entry) {
-        let NewTask { tenant, queue, priority, .. } = &entry.submitted;
+        let NewTask { tenant, queue, .. } = &entry.submitted;
         match entry.state {
             TaskState::Pending => {
                 let line = (queue.clone(), entry.counters.suspicion());
-                self.pending.entry(line).or_default().insert((*priority, id));
+                self.pending.entry(line).or_default().insert((entry.rank(), id));
             }
             TaskState::Scheduled => {
                 self.scheduled.extend(entry.run_at.map(|at| (at, id)));
@@ -261,10 +290,10 @@ impl State {
 
     /// Undoes [`State::enlist`].
     fn strike(&mut self, id: TaskId, entry: &Entry) {
-        let NewTask { tenant, queue, priority, .. } = &entry.submitted;
+        let NewTask { tenant, queue, .. } = &entry.submitted;
         let line = (queue.clone(), entry.counters.suspicion());
         if let Some(order) = self.pending.get_mut(&line) {
-            order.remove(&(*priority, id));
+            order.remove(&(entry.rank(), id));
             if order.is_empty() {
                 self.pending.remove(&line);
             }

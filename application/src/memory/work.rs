@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use domain::{
-    Change, Event, NewTask, QueueName, State as TaskState, Suspicion, TaskId, Timestamp, WorkerId, decide,
-    task::ProgressReport,
+    Change, Event, NewTask, QueueName, Service, State as TaskState, Suspicion, TaskId, Timestamp, WorkerId,
+    decide, task::ProgressReport,
 };
 
 use super::{
@@ -11,8 +11,8 @@ use super::{
     state::{Life, State, Worker},
 };
 use crate::ports::{
-    Applied, ChunkRecord, Claim, ClaimedTask, ProgressRecord, Settlement, StoreError, WorkStore,
-    WorkerProfile,
+    Applied, ChunkRecord, Claim, ClaimedTask, LimitedClaim, LimitedTasks, ProgressRecord, Settlement,
+    StoreError, WorkStore, WorkerProfile,
 };
 
 #[async_trait]
@@ -23,6 +23,7 @@ impl WorkStore for MemoryStore {
         let id = WorkerId(state.last_worker);
         let worker = Worker {
             name: profile.name.clone(),
+            service: Service { only: profile.queues.clone(), except: profile.except.clone() },
             lease: profile.lease,
             last_heartbeat: now,
             life: Life::Alive,
@@ -60,6 +61,31 @@ impl WorkStore for MemoryStore {
             Claim::Suspects { queues, suspicion, limit } => suspects(&state, queues, *suspicion, *limit),
         };
         Ok(ids.into_iter().filter_map(|id| take(&mut state, worker, id, now)).collect())
+    }
+
+    async fn claim_limited(
+        &self,
+        worker: WorkerId,
+        claim: &LimitedClaim,
+    ) -> Result<LimitedTasks, StoreError> {
+        let LimitedClaim { queue, limits, suspicion, limit } = claim;
+        let (mut state, now) = self.enter();
+        if state.workers.get(&worker).is_none_or(|worker| worker.life != Life::Alive) {
+            return Ok(LimitedTasks::default());
+        }
+        let running = state.running_in(queue);
+        let arrival = state.queues.arrivals.get(queue).copied();
+        let room = limits.room(running, arrival, now).tasks.min(*limit);
+        let line = state.pending.get(&(queue.clone(), *suspicion)).into_iter().flatten();
+        let ids: Vec<_> = line.take(room).map(|(_, id)| *id).collect();
+        let tasks: Vec<_> = ids.into_iter().filter_map(|id| take(&mut state, worker, id, now)).collect();
+        if let Some(rate) = limits.rate {
+            let passed = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+            state.queues.arrivals.insert(queue.clone(), rate.arrival_after(arrival, now, passed));
+        }
+        let arrival = state.queues.arrivals.get(queue).copied();
+        let wait = limits.room(state.running_in(queue), arrival, now).wait;
+        Ok(LimitedTasks { tasks, wait })
     }
 
     async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError> {
@@ -149,13 +175,13 @@ fn take(state: &mut State, worker: WorkerId, id: TaskId, now: Timestamp) -> Opti
     let change = decide(entry.state, entry.counters, Event::Claim).ok()?;
     state.apply(id, change, Some(worker), now);
     let entry = state.tasks.get(&id)?;
-    let NewTask { tenant, task_type, queue, priority, input, limits, .. } = entry.submitted.clone();
+    let NewTask { tenant, task_type, queue, input, limits, .. } = entry.submitted.clone();
     Some(ClaimedTask {
         id,
         tenant,
         task_type,
         queue,
-        priority,
+        priority: entry.rank(),
         input,
         limits,
         counters: entry.counters,

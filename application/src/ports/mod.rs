@@ -1,14 +1,15 @@
 //! What the use cases ask of the outside world.
 //!
 //! Ports are few, verb-shaped, object-safe and batch-shaped: one call carries a whole change, and no transaction
-//! crosses one. The store is one thing seen from four sides: clients ([`TaskStore`]), workers ([`WorkStore`]), the
-//! upkeep that every process does ([`UpkeepStore`]) and schedules ([`ScheduleStore`]). `tests/contract` holds every store
-//! to the promises that are written here. Where others write into the same database, there is an [`InboxStore`] as well.
+//! crosses one. The store is one thing seen from five sides: clients ([`TaskStore`]), workers ([`WorkStore`]), the
+//! upkeep that every process does ([`UpkeepStore`]), schedules ([`ScheduleStore`]) and queues ([`QueueStore`]).
+//! `tests/contract` holds every store to the promises that are written here. Where others write into the same database, there is an [`InboxStore`] as well.
 
 mod generate;
 mod inbox;
 mod order;
 mod outbound;
+mod queues;
 mod schedules;
 mod signals;
 mod store;
@@ -19,13 +20,14 @@ pub use generate::{
 pub use inbox::{Accepted, InboxStore, Letter, TakenIn};
 pub use order::{Order, Popped, Waiting};
 pub use outbound::{Delivered, NotDelivered, Outbound, Post};
+pub use queues::{Purged, QueueStore, RecentRuns, RunRecord};
 pub use schedules::{DueSchedule, Fired, Firing, FiringRecord, Put, ScheduleStore};
 pub use signals::{Signal, SignalStream, Signals};
 pub use store::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
-    Health, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts, Receipt, Retry,
-    RetryOutcome, Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, WorkStore,
-    WorkerProfile,
+    Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts,
+    Receipt, Reprioritised, Retry, RetryOutcome, Settlement, Store, StoreError, Submitted, TaskFilter,
+    TaskStore, UpkeepStore, WorkStore, WorkerProfile,
 };
 
 /// Chance, as an argument: uniform numbers in `[0, 1)`.
@@ -38,6 +40,6 @@ pub trait Chance: Send + Sync {
 #[cfg(any(test, feature = "mocks"))]
 pub use self::{
     generate::MockTextGenerator, inbox::MockInboxStore, order::MockOrder, outbound::MockOutbound,
-    schedules::MockScheduleStore, signals::MockSignals, store::MockTaskStore, store::MockUpkeepStore,
-    store::MockWorkStore,
+    queues::MockQueueStore, schedules::MockScheduleStore, signals::MockSignals, store::MockTaskStore,
+    store::MockUpkeepStore, store::MockWorkStore,
 };

@@ -29,6 +29,9 @@ pub trait Order: Send + Sync {
     /// the same step. Idempotent.
     async fn push(&self, tasks: &[Waiting]) -> Result<(), StoreError>;
 
+    /// Takes a queue's tasks out, wherever they stand, before they are pushed to another place.
+    async fn withdraw(&self, queue: &QueueName, tasks: &[TaskId]) -> Result<(), StoreError>;
+
     /// Takes ids out: the same order and bounds as [`super::Claim::Next`]. Never blocks. What is popped and then not
     /// claimed comes back through [`Order::refill`].
     async fn pop(&self, queues: &[(QueueName, usize)], limit: usize) -> Result<Popped, StoreError>;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Json, Limits, NewTask, Progress, QueueName, Status, Suspicion, Task, TaskId,
-    TaskType, Tenant, Timestamp, WorkerId, WorkerName,
+    Attempt, Change, Counters, Json, Limits, NewTask, Priority, Progress, QueueLimits, QueueName, Status,
+    Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId, WorkerName,
 };
 
-use super::{ScheduleStore, Waiting};
+use super::{QueueStore, ScheduleStore, Waiting};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +22,8 @@ pub enum StoreError {
 }
 
 /// Every side of one store.
-pub trait Store: TaskStore + WorkStore + UpkeepStore + ScheduleStore {}
-impl<T: TaskStore + WorkStore + UpkeepStore + ScheduleStore> Store for T {}
+pub trait Store: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore {}
+impl<T: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore> Store for T {}
 
 /// The clients' side.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -58,6 +58,15 @@ pub trait TaskStore: Send + Sync {
     /// Cancels tasks that wait (they end as CANCELLED) and marks running ones for their worker. Answers one outcome
     /// per id, in order. Decides by [`domain::decide`] with `Event::Cancel`.
     async fn cancel(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<CancelOutcome>, StoreError>;
+
+    /// Gives tasks that wait another priority, which is theirs from then on, by [`domain::queue::may_change_priority`]. One
+    /// outcome per id, in order.
+    async fn reprioritise(
+        &self,
+        tenant: &Tenant,
+        ids: &[TaskId],
+        priority: Priority,
+    ) -> Result<Vec<Reprioritised>, StoreError>;
 
     /// Removes tasks with their history, chunks and progress; running ones are left alone. One outcome per id.
     async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError>;
@@ -167,6 +176,19 @@ pub enum CancelOutcome {
     Unknown,
 }
 
+/// What became of a change of priority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reprioritised {
+    /// It has this priority now, and waits here as PENDING.
+    Moved(Waiting),
+    /// It has this priority now, and is SCHEDULED for later.
+    Later,
+    /// It does not wait: it stands here, and keeps its priority.
+    NotWaiting(Status),
+    /// There is no such task.
+    Unknown,
+}
+
 /// What became of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeleteOutcome {
@@ -249,6 +271,12 @@ pub trait WorkStore: Send + Sync {
     /// ([`Counters::suspicion`]) are taken by [`Claim::Suspects`] only, the others never by it.
     async fn claim(&self, worker: WorkerId, claim: &Claim) -> Result<Vec<ClaimedTask>, StoreError>;
 
+    /// As [`WorkStore::claim`], from a queue with limits: takes the first in order, as far as [`QueueLimits::room`] lets
+    /// them through. It counts what runs of the queue over all workers and tenants, and what all claims of this kind have
+    /// started; so the limits hold for a queue of which nothing is claimed in another way.
+    async fn claim_limited(&self, worker: WorkerId, claim: &LimitedClaim)
+    -> Result<LimitedTasks, StoreError>;
+
     /// Applies decisions about attempts that this worker holds; one answer per settlement, in order. A change that
     /// ends the task keeps its outcome; any other puts it back among the waiting and keeps an attempt record. Sending
     /// the same settlement again is answered [`Applied::Yes`] when the task's outcome, or that attempt's record, bears
@@ -274,6 +302,8 @@ pub struct WorkerProfile {
     pub name: WorkerName,
     /// What it serves; empty means every queue.
     pub queues: Vec<QueueName>,
+    /// What it does not serve, whatever else.
+    pub except: Vec<QueueName>,
     /// Its slots.
     pub concurrency: usize,
     /// How long it counts as alive after a heartbeat.
@@ -305,6 +335,29 @@ pub enum Claim {
     },
 }
 
+/// What a worker would like of a queue with limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitedClaim {
+    /// From this queue.
+    pub queue: QueueName,
+    /// Its limits.
+    pub limits: QueueLimits,
+    /// Suspects of this degree; for [`Suspicion::None`], the others.
+    pub suspicion: Suspicion,
+    /// The most in all.
+    pub limit: usize,
+}
+
+/// What the limits let through.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LimitedTasks {
+    /// In order.
+    pub tasks: Vec<ClaimedTask>,
+    /// Where the limits are used up now: how long until the rate lets the next one through; `None` when a task has to end
+    /// first. Zero where there is room.
+    pub wait: Option<Duration>,
+}
+
 /// A task in a worker's hand.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimedTask {
@@ -317,7 +370,7 @@ pub struct ClaimedTask {
     /// Whose slot it takes.
     pub queue: QueueName,
     /// Its priority.
-    pub priority: domain::Priority,
+    pub priority: Priority,
     /// What the handler gets.
     pub input: Json,
     /// Its budgets and time limits.

@@ -10,7 +10,7 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
-use domain::{Attempt, Routes, Status, Task, TaskId, Tenant};
+use domain::{Attempt, Priority, Routes, Status, Task, TaskId, Tenant};
 
 pub use handle::{Handle, NoResult};
 pub use manual::{LARGEST_SWEEP, MOST_FAILURE_GROUPS, Swept};
@@ -21,8 +21,8 @@ use self::backlog::Backlog;
 use crate::{
     ordering::Announcer,
     ports::{
-        CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Signal, Signals, StoreError,
-        TaskFilter, TaskStore,
+        CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Reprioritised, Signal, Signals,
+        StoreError, TaskFilter, TaskStore,
     },
     registry::Registry,
 };
@@ -158,6 +158,27 @@ impl Tasks {
                     .await;
             }
             CancelOutcome::AlreadyEnded(_) | CancelOutcome::Unknown => {}
+        }
+        Ok(outcome)
+    }
+
+    /// Gives a task that waits another priority, also in the order.
+    pub async fn reprioritise(
+        &self,
+        tenant: &Tenant,
+        id: TaskId,
+        priority: Priority,
+    ) -> Result<Reprioritised, StoreError> {
+        let outcomes = self.store.reprioritise(tenant, &[id], priority).await?;
+        let outcome = outcomes.into_iter().next().unwrap_or(Reprioritised::Unknown);
+        if let Reprioritised::Moved(place) = &outcome {
+            // First out of its place: the order would keep a better one.
+            if let Some(order) = &self.order
+                && let Err(error) = order.withdraw(&place.queue, &[id]).await
+            {
+                tracing::debug!(%error, task_id = id.0, "the order still has a task in its old place");
+            }
+            self.announcer.announce(vec![place.clone()]);
         }
         Ok(outcome)
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use domain::{
-    Idempotency, Json, Limits, NewTask, Priority, QueueName, Start, Status, Suspicion, Task, TaskId,
-    TaskType, Tenant, Timestamp, Unique,
+    Idempotency, Json, LimitOverrides, Limits, NewTask, Priority, QueueName, Start, Status, Suspicion, Task,
+    TaskId, TaskType, Tenant, Timestamp, Unique,
 };
 
 use super::Tasks;
@@ -227,14 +227,14 @@ impl Tasks {
                 Limits::default()
             }
         };
-        let limits = Limits {
-            max_attempts: submission.max_attempts.unwrap_or(defaults.max_attempts),
-            time_limit: submission.time_limit.unwrap_or(defaults.time_limit),
-            // A soft limit that the task's own hard limit makes unreachable is no limit.
-            soft_time_limit: submission.soft_time_limit.or(defaults
-                .soft_time_limit
-                .filter(|soft| submission.time_limit.is_none_or(|hard| *soft < hard))),
+        let queue =
+            submission.queue.clone().unwrap_or_else(|| self.routes.queue_for(&submission.task_type).clone());
+        let asked = LimitOverrides {
+            max_attempts: submission.max_attempts,
+            soft_time_limit: submission.soft_time_limit,
+            time_limit: submission.time_limit,
         };
+        let limits = defaults.changed_by(&self.routes.settings(&queue).defaults).changed_by(&asked);
         if !(1..=Limits::MOST_ATTEMPTS).contains(&limits.max_attempts) {
             let most = Limits::MOST_ATTEMPTS;
             refuse("max_attempts", format!("{} is not between 1 and {most}", limits.max_attempts));
@@ -270,7 +270,7 @@ impl Tasks {
         }
         NewTask {
             tenant: tenant.clone(),
-            queue: submission.queue.unwrap_or_else(|| self.routes.queue_for(&submission.task_type).clone()),
+            queue,
             task_type: submission.task_type,
             priority: submission.priority.unwrap_or_default(),
             input: submission.input,

@@ -2,6 +2,9 @@
 //! the books: who runs, what is free, when to look, when to beat.
 
 mod hearing;
+mod limits;
+mod notes;
+mod pauses;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -9,21 +12,23 @@ use std::{
     time::Duration,
 };
 
-use domain::{QueueName, Slots, Status, TaskId, WorkerId};
+use domain::{QueueName, Slots, Status, TaskId, Turns, WorkerId};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use self::{limits::LimitedQueues, pauses::Pauses};
 use super::{
     Shutdown, WorkerConfig, WorkerPorts, attempt,
     attempt::{Ended, Order},
     fetch::{Fetched, Want, fetch},
+    runs::RunBook,
     settle::{self, Settled},
     suspects::RunningSuspects,
 };
 use crate::{
     handler::{Recorder, RunningAttempt, Stop, TaskInfo},
     ordering::refill,
-    ports::{ClaimedTask, Signal, StoreError, WorkerProfile},
+    ports::{ClaimedTask, LimitedTasks, Signal, StoreError, WorkerProfile},
 };
 
 /// How often the loop looks around when nothing else wakes it.
@@ -50,16 +55,21 @@ enum Message {
     /// What came of a claim of at most so many.
     Fetched(WorkerId, usize, Result<Fetched, StoreError>),
     Refilled(QueueName),
-    Settled(Settled),
+    /// With those queues with limits in which tasks ended.
+    Settled(Settled, Vec<QueueName>),
     Heartbeat(WorkerId, Instant, Result<bool, StoreError>),
     Cancellations(Result<Vec<(TaskId, u32)>, StoreError>),
     Queues(Vec<QueueName>),
+    Paused(Result<Vec<QueueName>, StoreError>),
+    /// What came of a claim of at most so many from a queue with limits.
+    FetchedLimited(WorkerId, QueueName, usize, Result<LimitedTasks, StoreError>),
 }
 
 /// What every attempt needs to run.
 struct Crew {
     ports: WorkerPorts,
     recorder: Arc<Recorder>,
+    runs: RunBook,
     /// Bounded by what the loop starts: one message per running task and per operation under way.
     outbox: mpsc::UnboundedSender<Message>,
 }
@@ -72,10 +82,13 @@ pub(super) struct Engine {
     /// Those of them whose handlers are still to be started.
     starting: Vec<(Arc<RunningAttempt>, Order)>,
     slots: Slots,
+    turns: Turns,
     suspects: RunningSuspects,
     /// Tasks started since the process did.
     started: u64,
     queues: Vec<QueueName>,
+    pauses: Pauses,
+    limited: LimitedQueues,
     unsettled: VecDeque<Ended>,
     /// Settlements under way, and the endings in them.
     settlements: usize,
@@ -102,6 +115,7 @@ pub(super) struct Engine {
     next_ask: Instant,
     next_look: Instant,
     next_look_for_suspects: Instant,
+    next_note: Instant,
     /// Not before this moment after an error.
     claim_not_before: Instant,
     settle_not_before: Instant,
@@ -112,16 +126,20 @@ impl Engine {
     pub(super) fn new(config: WorkerConfig, ports: WorkerPorts) -> Self {
         let (outbox, inbox) = mpsc::unbounded_channel();
         let now = Instant::now();
-        let queues = if config.queues.is_empty() { ports.routes.queues() } else { config.queues.clone() };
-        let crew = Arc::new(Crew { ports, recorder: Arc::default(), outbox });
+        let mut queues = if config.queues.is_empty() { ports.routes.queues() } else { config.queues.clone() };
+        queues.retain(|queue| !config.except.contains(queue));
+        let crew = Arc::new(Crew { ports, recorder: Arc::default(), runs: RunBook::default(), outbox });
         Self {
             slots: Slots::new(config.concurrency),
+            turns: Turns::new(config.order.clone()),
             suspects: RunningSuspects::default(),
             started: 0,
             inbox,
             running: HashMap::new(),
             starting: Vec::new(),
             queues,
+            pauses: Pauses::new(now),
+            limited: LimitedQueues::default(),
             unsettled: VecDeque::new(),
             settlements: 0,
             settling: 0,
@@ -140,6 +158,7 @@ impl Engine {
             next_ask: now,
             next_look: now,
             next_look_for_suspects: now,
+            next_note: now,
             claim_not_before: now,
             settle_not_before: now,
             order_works: true,
@@ -176,6 +195,7 @@ impl Engine {
                 && self.unsettled.is_empty()
                 && self.settling == 0
                 && self.claims == 0
+                && !self.limited.under_way()
             {
                 break;
             }
@@ -202,6 +222,11 @@ impl Engine {
                 Some(worker) => {
                     self.beat(worker);
                     self.ask_for_cancellations(worker);
+                    self.ask_for_pauses();
+                    self.note_runs();
+                    if !draining {
+                        self.fetch_limited(worker);
+                    }
                     for _ in 0..if draining { 0 } else { self.claims_at_once() } {
                         self.fetch(worker);
                     }
@@ -223,6 +248,7 @@ impl Engine {
                 () = tokio::time::sleep_until(wake_at) => {}
             }
         }
+        self.note_the_last_runs().await;
         if let Some(worker) = registered
             && let Err(error) = self.crew.ports.store.retire(worker).await
         {
@@ -236,16 +262,28 @@ impl Engine {
         let profile = WorkerProfile {
             name: self.config.name.clone(),
             queues: self.config.queues.clone(),
+            except: self.config.except.clone(),
             concurrency: self.config.concurrency,
             lease: self.config.lease.length(),
         };
         let asked = Instant::now();
-        match self.crew.ports.store.register(&profile).await {
+        // What stands still is known before the first claim.
+        let registered = match self.crew.ports.store.paused_queues().await {
+            Ok(paused) => {
+                self.pauses.set(paused);
+                self.crew.ports.store.register(&profile).await
+            }
+            Err(error) => Err(error),
+        };
+        match registered {
             Ok(worker) => {
                 (self.last_beat, self.next_beat) = (asked, asked + self.config.lease.heartbeat_every());
                 self.next_look = asked;
-                let queues =
-                    if self.config.queues.is_empty() { "every queue".into() } else { join(&self.queues) };
+                let queues = match (self.config.queues.is_empty(), self.config.except.is_empty()) {
+                    (true, true) => "every queue".into(),
+                    (true, false) => format!("every queue but {}", join(&self.config.except)),
+                    (false, _) => join(&self.queues),
+                };
                 let types: Vec<_> =
                     self.crew.ports.registry.iter().map(|spec| spec.name().as_str()).collect();
                 let (name, concurrency) = (&self.config.name, self.config.concurrency);
@@ -321,18 +359,22 @@ impl Engine {
         if self.claims >= most_claims || !reason || now < self.claim_not_before {
             return;
         }
-        // Endings that the store has not taken yet hold their claim's place, so that memory stays bounded.
-        let backlog_full =
-            self.unsettled.len() + self.settling >= 2 * settle::BATCH.max(self.config.concurrency);
         let others = usize::from(self.config.queues.is_empty());
         // What another claim may bring counts as if each queue had got it all.
         let allowance = self.slots.allowance(&self.queues, others).into_iter();
         let allowance = allowance.map(|most| most.saturating_sub(self.reserved));
+        let (open, allowance): (Vec<_>, Vec<_>) =
+            self.queues.iter().zip(allowance).filter(|(queue, _)| self.is_open(queue)).unzip();
+        let all = open.len();
         let queues: Vec<(QueueName, usize)> =
-            self.queues.iter().cloned().zip(allowance).filter(|(_, most)| *most > 0).collect();
+            open.into_iter().cloned().zip(allowance).filter(|(_, most)| *most > 0).collect();
         let limit = self.largest_claim();
-        if backlog_full || queues.is_empty() || limit == 0 {
+        if self.unsettled_are_many() || (queues.is_empty() && all > 0) || limit == 0 {
             self.short_of_slots = true;
+            return;
+        }
+        if all == 0 && !look {
+            self.news_of_work = false;
             return;
         }
         self.claims += 1;
@@ -341,7 +383,7 @@ impl Engine {
         if look {
             self.next_look = now + if self.has_news() { LOOK_AT_STORE } else { LOOK_WHEN_ALONE };
         }
-        self.short_of_slots = queues.len() < self.queues.len();
+        self.short_of_slots = queues.len() < all;
         let mut suspects = Vec::new();
         if look_for_suspects {
             self.next_look_for_suspects = now + LOOK_FOR_SUSPECTS;
@@ -353,9 +395,13 @@ impl Engine {
             named.clear();
         }
         let already = if named.is_empty() { std::mem::take(&mut self.taken_by_name) } else { Vec::new() };
-        let want = Want { queues, limit, look_at_the_store: look, suspects, named, already };
+        let limited = if suspects.is_empty() { Vec::new() } else { self.open_limited() };
+        let requests = self.turns.requests(&queues, limit);
+        let want =
+            Want { queues, requests, limit, look_at_the_store: look, suspects, limited, named, already };
         let crew = Arc::clone(&self.crew);
-        let known = (look && self.config.queues.is_empty()).then(|| self.queues.clone());
+        let known = (look && self.config.queues.is_empty())
+            .then(|| self.queues.iter().chain(&self.config.except).cloned().collect::<Vec<_>>());
         tokio::spawn(async move {
             let WorkerPorts { store, order, .. } = &crew.ports;
             let fetched = fetch(store.as_ref(), order.as_deref(), worker, &want).await;
@@ -366,6 +412,11 @@ impl Engine {
                 let _ = crew.outbox.send(Message::Queues(queues));
             }
         });
+    }
+
+    /// Endings that the store has not taken yet hold their claim's place, so that memory stays bounded.
+    fn unsettled_are_many(&self) -> bool {
+        self.unsettled.len() + self.settling >= 2 * settle::BATCH.max(self.config.concurrency)
     }
 
     /// More where there are slots for several of the largest claims.
@@ -422,12 +473,13 @@ impl Engine {
             let same = self.unsettled.iter().take(settle::BATCH);
             let count = same.take_while(|ended| ended.attempt.worker == worker).count();
             let batch: Vec<_> = self.unsettled.drain(..count).collect();
+            let limited = self.limited_in(&batch);
             self.settlements += 1;
             self.settling += count;
             let crew = Arc::clone(&self.crew);
             tokio::spawn(async move {
-                let settled = settle::settle(batch, &crew.ports, &crew.recorder).await;
-                let _ = crew.outbox.send(Message::Settled(settled));
+                let settled = settle::settle(batch, &crew.ports, &crew.recorder, &crew.runs).await;
+                let _ = crew.outbox.send(Message::Settled(settled, limited));
             });
         }
     }
@@ -454,7 +506,8 @@ impl Engine {
                 self.refilling.remove(&queue);
                 self.news_of_work = true;
             }
-            Message::Settled(settled) => {
+            Message::Settled(settled, limited) => {
+                limited.iter().for_each(|queue| self.limited.has_room(queue));
                 self.settlements -= 1;
                 self.settling -= settled.of;
                 if let Some(error) = &settled.error {
@@ -489,10 +542,14 @@ impl Engine {
                     }
                 }
             }
+            Message::Paused(answer) => self.take_pauses(answer),
+            Message::FetchedLimited(worker, queue, limit, answer) => {
+                self.take_limited(worker, *registered, &queue, limit, answer);
+            }
             Message::Queues(queues) => {
                 for queue in queues {
                     self.news_of_work |= !self.queues.contains(&queue);
-                    self.learn_queue(queue);
+                    self.learn_queue(&queue);
                 }
             }
         }
@@ -546,6 +603,7 @@ impl Engine {
         let number = counters.attempt;
         tracing::info!(task_id = id.0, attempt = number, task_type = task_type.as_str(), %queue, "task received");
         self.slots.take(&queue);
+        self.turns.took(&queue);
         self.suspects.take(counters.suspicion());
         self.started += 1;
         let info = TaskInfo {

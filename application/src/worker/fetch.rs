@@ -1,20 +1,26 @@
 //! Getting tasks to run: through the order where there is one, else from the store, with the same guards.
 
-use domain::{QueueName, Suspicion, TaskId, WorkerId};
+use std::collections::HashMap;
 
-use crate::ports::{Claim, ClaimedTask, Order, StoreError, WorkStore};
+use domain::{QueueLimits, QueueName, Suspicion, TaskId, WorkerId, turns::Shares};
+
+use crate::ports::{Claim, ClaimedTask, LimitedClaim, Order, StoreError, WorkStore};
 
 /// What a worker could run now.
 #[derive(Debug, Clone)]
 pub(super) struct Want {
     /// Queues, each with the most that may be taken from it.
-    pub(super) queues: Vec<(QueueName, usize)>,
+    pub(super) queues: Shares,
+    /// How to ask for these, one request after the other: see [`domain::Turns::requests`].
+    pub(super) requests: Vec<Shares>,
     /// The most in all.
     pub(super) limit: usize,
     /// Look at the store whatever the order says: repairs what the order has lost.
     pub(super) look_at_the_store: bool,
     /// How many suspects of which degree; they take their share of `limit`.
     pub(super) suspects: Vec<(Suspicion, usize)>,
+    /// Further queues in which suspects are looked for, within the limits of each.
+    pub(super) limited: Vec<(QueueName, QueueLimits)>,
     /// These and no others, which wait and of which the news came here alone: the order need not be asked.
     pub(super) named: Vec<TaskId>,
     /// Taken by name before: the order does not know, and hands these out once more.
@@ -39,6 +45,18 @@ impl Fetched {
     fn of(tasks: Vec<ClaimedTask>, maybe_more: bool) -> Self {
         Self { tasks, maybe_more, order_works: true, low: Vec::new(), by_name: Vec::new() }
     }
+
+    /// What this request and those before it came to. Its tasks go to the others.
+    fn after(mut self, before: Option<Self>, tasks: &mut Vec<ClaimedTask>) -> Self {
+        tasks.append(&mut self.tasks);
+        if let Some(before) = before {
+            self.maybe_more |= before.maybe_more;
+            self.order_works &= before.order_works;
+            self.low.extend(before.low);
+            self.by_name.extend(before.by_name);
+        }
+        self
+    }
 }
 
 /// Claims at most what is wanted: suspects first, who are few, then the others in their order.
@@ -49,16 +67,31 @@ pub(super) async fn fetch(
     want: &Want,
 ) -> Result<Fetched, StoreError> {
     let mut tasks = suspects(store, worker, want).await?;
-    let rest = Want { limit: want.limit - tasks.len(), ..want.clone() };
-    match in_order(store, order, worker, &rest).await {
-        Ok(fetched) => {
-            tasks.extend(fetched.tasks);
-            Ok(Fetched { tasks, ..fetched })
+    let mut whole: Option<Fetched> = None;
+    let mut taken: HashMap<QueueName, usize> = HashMap::new();
+    // What the news name is all that there is.
+    let requests = if want.named.is_empty() { want.requests.len() } else { 1 };
+    for request in want.requests.iter().take(requests) {
+        let limit = want.limit - tasks.len();
+        if limit == 0 && whole.is_some() {
+            break;
         }
-        // These are in hand already: they are run, and the store is asked again for the others.
-        Err(_) if !tasks.is_empty() => Ok(Fetched::of(tasks, true)),
-        Err(error) => Err(error),
+        let left = |(queue, most): &(QueueName, usize)| {
+            (queue.clone(), most.saturating_sub(taken.get(queue).copied().unwrap_or(0)))
+        };
+        let queues = request.iter().map(left).filter(|(_, most)| *most > 0).collect();
+        let part = match in_order(store, order, worker, &Want { queues, limit, ..want.clone() }).await {
+            Ok(part) => part,
+            // These are in hand already: they are run, and the store is asked again for the others.
+            Err(_) if !tasks.is_empty() => return Ok(Fetched::of(tasks, true)),
+            Err(error) => return Err(error),
+        };
+        if want.requests.len() > 1 {
+            part.tasks.iter().for_each(|task| *taken.entry(task.queue.clone()).or_default() += 1);
+        }
+        whole = Some(part.after(whole, &mut tasks));
     }
+    Ok(Fetched { tasks, ..whole.unwrap_or_else(|| Fetched::of(Vec::new(), false)) })
 }
 
 async fn suspects(
@@ -75,6 +108,21 @@ async fn suspects(
             Ok(found) => tasks.extend(found),
             Err(_) if !tasks.is_empty() => break,
             Err(error) => return Err(error),
+        }
+        let of_degree = |tasks: &[ClaimedTask]| {
+            tasks.iter().filter(|task| task.counters.suspicion() == *suspicion).count()
+        };
+        for (queue, limits) in &want.limited {
+            let limit = room.saturating_sub(of_degree(&tasks)).min(want.limit - tasks.len());
+            if limit == 0 {
+                break;
+            }
+            let (queue, limits, suspicion) = (queue.clone(), *limits, *suspicion);
+            match store.claim_limited(worker, &LimitedClaim { queue, limits, suspicion, limit }).await {
+                Ok(found) => tasks.extend(found.tasks),
+                Err(_) if !tasks.is_empty() => break,
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(tasks)
@@ -178,9 +226,11 @@ mod tests {
         order.expect_pop().returning(|_, _| Ok(Popped { ids: vec![TaskId(5), TaskId(6)], low: Vec::new() }));
         let want = Want {
             queues: vec![(QueueName::default_queue(), 10)],
+            requests: vec![vec![(QueueName::default_queue(), 10)]],
             limit: 10,
             look_at_the_store: true,
             suspects: vec![(Suspicion::Shared, 2), (Suspicion::Alone, 1)],
+            limited: Vec::new(),
             named: Vec::new(),
             already: Vec::new(),
         };
@@ -215,12 +265,38 @@ mod tests {
     fn plain_want() -> Want {
         Want {
             queues: vec![(QueueName::default_queue(), 10)],
+            requests: vec![vec![(QueueName::default_queue(), 10)]],
             limit: 10,
             look_at_the_store: false,
             suspects: Vec::new(),
+            limited: Vec::new(),
             named: Vec::new(),
             already: Vec::new(),
         }
+    }
+
+    #[tokio::test]
+    async fn each_request_gets_what_those_before_it_have_left() {
+        let (urgent, normal) =
+            (QueueName::new("urgent").expect("valid"), QueueName::new("normal").expect("valid"));
+        let mut store = MockWorkStore::new();
+        let (first, second) = (urgent.clone(), normal.clone());
+        store.expect_claim().returning(move |_, claim| {
+            let Claim::Next { queues, limit } = claim else { panic!("by order: {claim:?}") };
+            let of = |id: i64, queue: &QueueName| ClaimedTask { queue: queue.clone(), ..task(id) };
+            Ok(match (queues.as_slice(), limit) {
+                ([(queue, 3)], 4) if *queue == first => vec![of(1, queue), of(2, queue)],
+                ([(one, 1), (other, 4)], 2) if *one == first && *other == second => {
+                    vec![of(3, other), of(4, other)]
+                }
+                other => panic!("{other:?}"),
+            })
+        });
+        let all = vec![(urgent.clone(), 3), (normal, 4)];
+        let requests = vec![vec![(urgent, 3)], all.clone(), all.clone()];
+        let want = Want { queues: all, requests, limit: 4, ..plain_want() };
+        let fetched = fetch(&store, None, WorkerId(1), &want).await.expect("fetched");
+        assert_eq!(fetched.tasks.iter().map(|task| task.id.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
     }
 
     #[tokio::test]

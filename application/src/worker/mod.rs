@@ -6,12 +6,13 @@
 mod attempt;
 mod engine;
 mod fetch;
+mod runs;
 mod settle;
 mod suspects;
 
 use std::{sync::Arc, time::Duration};
 
-use domain::{LeaseTerms, QueueName, Routes, WorkerName};
+use domain::{LeaseTerms, QueueName, QueueOrder, Routes, WorkerName};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,6 +27,10 @@ pub struct WorkerConfig {
     pub name: WorkerName,
     /// What it serves; empty means every queue, also later ones.
     pub queues: Vec<QueueName>,
+    /// What it does not serve, whatever else.
+    pub except: Vec<QueueName>,
+    /// In which order it serves them.
+    pub order: QueueOrder,
     /// Slots: tasks in flight at once.
     pub concurrency: usize,
     /// Its lease and all that follows from it.

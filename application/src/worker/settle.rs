@@ -7,6 +7,7 @@ use domain::{AttemptOutcome, Change, End, Event, Failure, State, Status, decide}
 use super::{
     WorkerPorts,
     attempt::{Ended, Ending},
+    runs::RunBook,
 };
 use crate::{
     handler::{Recorder, Stop, TaskInfo},
@@ -67,7 +68,12 @@ pub(super) struct Settled {
 
 /// Stores what the attempts left over and settles them; all in `batch` were claimed under one worker id. Tells the
 /// readers, and puts back in order what is to run again.
-pub(super) async fn settle(mut batch: Vec<Ended>, ports: &WorkerPorts, recorder: &Recorder) -> Settled {
+pub(super) async fn settle(
+    mut batch: Vec<Ended>,
+    ports: &WorkerPorts,
+    recorder: &Recorder,
+    runs: &RunBook,
+) -> Settled {
     let of = batch.len();
     let Some(worker) = batch.first().map(|ended| ended.attempt.worker) else { return Settled::default() };
     if batch.iter().any(|ended| ended.leftover.ever_reported) {
@@ -92,6 +98,9 @@ pub(super) async fn settle(mut batch: Vec<Ended>, ports: &WorkerPorts, recorder:
         Ok(applied) => applied,
         Err(error) => return Settled { of, again: batch, error: Some(error) },
     };
+    let applied_to = batch.iter().zip(&settlements).zip(&applied);
+    let ran = applied_to.filter(|(_, applied)| **applied == Applied::Yes);
+    runs.note(ran.filter_map(|((ended, settlement), _)| Some((ended, settlement.change.attempt_outcome()?))));
     let mut settled = Settled { of, ..Settled::default() };
     let (mut signals, mut waiting) = (Vec::new(), Vec::new());
     for ((mut ended, settlement), applied) in batch.into_iter().zip(settlements).zip(applied) {

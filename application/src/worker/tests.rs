@@ -21,6 +21,8 @@ use crate::{
 };
 use futures_util::StreamExt;
 
+mod queues;
+
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }

@@ -23,9 +23,15 @@ struct Cli {
     /// redis://… [env: REDIS_URL].
     #[arg(long, value_name = "URL")]
     redis_url: Option<String>,
-    /// Queues to serve, comma separated [env: WORKER_QUEUES] [default: every queue, also later ones].
-    #[arg(long, short = 'Q', value_name = "A,B")]
+    /// Queues to serve, comma separated, with weights where wanted (a:3,b:1) [env: WORKER_QUEUES] [default: every queue, also later ones].
+    #[arg(long, short = 'Q', value_name = "A,B", allow_hyphen_values = true)]
     queues: Option<String>,
+    /// Queues not to serve, comma separated; `--queues=-A` does the same [env: WORKER_EXCLUDE_QUEUES].
+    #[arg(long, value_name = "A,B")]
+    exclude_queues: Option<String>,
+    /// Across its queues: priority, strict or weighted [env: WORKER_QUEUE_ORDER] [default: priority].
+    #[arg(long, value_name = "ORDER")]
+    queue_order: Option<String>,
     /// What people call it; %h is the host, %p the process id [env: WORKER_NAME] [default: worker@%h].
     #[arg(long, short = 'n', value_name = "NAME")]
     name: Option<String>,
@@ -50,6 +56,8 @@ async fn main() -> Result<()> {
     layers.flag("database_url", cli.database_url);
     layers.flag("redis_url", cli.redis_url);
     layers.flag("worker_queues", cli.queues);
+    layers.flag("worker_exclude_queues", cli.exclude_queues);
+    layers.flag("worker_queue_order", cli.queue_order);
     layers.flag("worker_name", cli.name);
     layers.flag("worker_concurrency", cli.concurrency);
     layers.flag("worker_max_tasks", cli.max_tasks);

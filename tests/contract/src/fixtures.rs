@@ -109,6 +109,7 @@ pub fn profile(name: &str) -> WorkerProfile {
     WorkerProfile {
         name: WorkerName::new(name).expect("a valid worker name"),
         queues: Vec::new(),
+        except: Vec::new(),
         concurrency: 10,
         lease: LEASE,
     }

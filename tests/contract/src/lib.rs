@@ -41,6 +41,7 @@ pub mod fixtures;
 pub mod history;
 pub mod mirror;
 pub mod model;
+pub mod queues;
 pub mod race;
 pub mod read;
 pub mod record;
@@ -191,6 +192,19 @@ macro_rules! store_contract {
                 one_of_many_plans_is_written
                 a_changed_or_removed_schedule_is_not_fired
             }
+            queues {
+                paused_queues_stay_so_until_they_are_resumed
+                the_longest_wait_is_told_by_queue
+                a_purge_ends_what_waits_in_its_queue_and_nothing_else
+                a_waiting_task_changes_its_priority_and_its_place
+                what_waits_for_long_grows_more_urgent_and_the_last_is_never_starved
+                runs_are_summed_up_by_minute
+                what_living_workers_serve_is_told
+                a_limited_queue_runs_no_more_than_it_may
+                a_limited_queue_starts_no_more_than_its_rate_lets_through
+                suspects_of_a_limited_queue_count_as_the_others_do
+                limits_hold_over_many_claimers_at_once
+            }
             mirror {
                 both_answer_alike_first
                 both_answer_alike_second
@@ -231,6 +245,7 @@ mod tests {
             include_str!("history.rs"),
             include_str!("mirror.rs"),
             include_str!("model.rs"),
+            include_str!("queues.rs"),
             include_str!("race.rs"),
             include_str!("read.rs"),
             include_str!("record.rs"),

@@ -7,13 +7,14 @@ use application::{
     memory::MemoryStore,
     ports::{
         Applied, CancelOutcome, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup, ListPage,
-        Overdue, QueueCounts, Retry, RetryOutcome, Settlement, Store, Submitted, TaskFilter, TaskStore,
-        UpkeepStore, Waiting, WorkStore,
+        Overdue, Purged, QueueCounts, QueueStore, Reprioritised, Retry, RetryOutcome, Settlement, Store,
+        Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore,
     },
 };
 use domain::{
-    Attempt, ErrorClass, Event, Failure, Idempotency, IdempotencyKey, Limits, NewTask, RetryPolicy, Start,
-    State, Status, Suspicion, Task, TaskId, Tenant, Timestamp, Unique, UniqueKey, WorkerId, decide,
+    Attempt, ErrorClass, Event, Failure, Idempotency, IdempotencyKey, Limits, NewTask, QueueName,
+    RetryPolicy, Start, State, Status, Suspicion, Task, TaskId, Tenant, Timestamp, Unique, UniqueKey,
+    WorkerId, decide,
 };
 
 use crate::{Harness, fixtures::*};
@@ -124,7 +125,7 @@ macro_rules! without_classes {
 without_classes! {
     bool, usize, (), WorkerId, Option<Duration>, Vec<Submitted>, Vec<ClaimedTask>, Vec<Applied>, Vec<DeleteOutcome>,
     Vec<DiscardOutcome>, Vec<CancelOutcome>, Vec<RetryOutcome>, Vec<FailureGroup>, Vec<QueueCounts>, Vec<Overdue>,
-    Vec<Waiting>,
+    Vec<Waiting>, Vec<Reprioritised>, Purged, Vec<(QueueName, Timestamp)>,
 }
 
 impl<'h> Mirror<'h> {
@@ -159,7 +160,7 @@ impl<'h> Mirror<'h> {
     async fn run(mut self, steps: usize) -> usize {
         for step in 0..steps {
             self.step = step;
-            match self.dice.below(18) {
+            match self.dice.below(19) {
                 0..=3 => self.submit().await,
                 4 => self.register().await,
                 5..=6 => self.claim().await,
@@ -168,6 +169,7 @@ impl<'h> Mirror<'h> {
                 11..=12 => self.retry().await,
                 13..=14 => self.pass_time().await,
                 15..=16 => self.reap().await,
+                17 => self.rearrange().await,
                 _ => self.keep_house().await,
             }
             if step % 8 == 0 {
@@ -300,6 +302,23 @@ impl<'h> Mirror<'h> {
             0 => drop(both!(self, delete(&tenant, &ids[..1.min(ids.len())]))),
             1 => drop(both!(self, discard(&tenant, &ids))),
             _ => drop(both!(self, cancel(&tenant, &ids))),
+        }
+    }
+
+    async fn rearrange(&mut self) {
+        let (tenant, name) = (self.tenant(), queue(self.dice.pick(&["a", "b"]).expect("two")));
+        let few = 1 + self.dice.below(5);
+        match self.dice.below(30) {
+            0..=13 => {
+                let (ids, urgency) = (self.some_ids(), priority(self.dice.below(10) as i64));
+                both!(self, reprioritise(&tenant, &ids, urgency));
+            }
+            14..=24 => {
+                let every = Duration::from_secs(1 + self.dice.below(20) as u64);
+                both!(self, age(&name, every, few));
+            }
+            25..=28 => drop(both!(self, waiting_since(&[queue("b"), queue("a")]))),
+            _ => drop(both!(self, purge(&tenant, &name, TaskId(0), few))),
         }
     }
 

@@ -22,6 +22,7 @@ pub enum Base {
 pub struct Setup {
     base: Base,
     settings: Vec<(String, String)>,
+    file: Option<String>,
     workers: usize,
 }
 
@@ -43,7 +44,7 @@ pub struct Product {
 impl Base {
     /// A fresh product on this base, with one worker and a provider that takes no time.
     pub fn setup(self) -> Setup {
-        let setup = Setup { base: self, settings: Vec::new(), workers: 1 };
+        let setup = Setup { base: self, settings: Vec::new(), file: None, workers: 1 };
         // Many products share one server in the tests.
         setup.set("SIMULATED_LATENCY", "0s").set("DATABASE_POOL_SIZE", "6").set("REDIS_POOL_SIZE", "4")
     }
@@ -61,6 +62,12 @@ impl Setup {
         self
     }
 
+    /// The configuration file of every process.
+    pub fn file(mut self, text: &str) -> Self {
+        self.file = Some(text.to_owned());
+        self
+    }
+
     /// So many worker processes; SQLite has its one process all the same.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
@@ -70,6 +77,9 @@ impl Setup {
     /// Starts it and waits until it serves.
     pub async fn start(mut self) -> Product {
         let folder = tempfile::Builder::new().prefix("task-runner-e2e-").tempdir().expect("a folder");
+        if let Some(text) = &self.file {
+            std::fs::write(folder.path().join("task-runner.toml"), text).expect("a file");
+        }
         match self.base {
             Base::Sqlite => set(&mut self.settings, "DATABASE_URL", "sqlite://tasks.db"),
             Base::PostgresAndRedis => {

@@ -79,6 +79,8 @@ async fn a_heartbeat_that_hangs_does_not_cost_the_lease() {
     let config = WorkerConfig {
         name: WorkerName::new("w").expect("a name"),
         queues: vec![QueueName::default_queue()],
+        except: Vec::new(),
+        order: Default::default(),
         concurrency: 5,
         lease,
         grace: Duration::ZERO,

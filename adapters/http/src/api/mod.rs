@@ -2,15 +2,18 @@
 
 mod manual;
 mod parameters;
+mod queues;
 mod schedules;
 mod system;
 mod tasks;
 
-use application::{schedules::Schedules, tasks::Tasks};
+use application::{queues::Queues, schedules::Schedules, tasks::Tasks};
 use poem_openapi::Tags;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::{manual::ManualApi, schedules::SchedulesApi, system::SystemApi, tasks::TasksApi};
+pub(crate) use self::{
+    manual::ManualApi, queues::QueuesApi, schedules::SchedulesApi, system::SystemApi, tasks::TasksApi,
+};
 use crate::{
     ApiConfig,
     problem::{ApiError, Problem, ProblemJson},
@@ -23,6 +26,8 @@ pub struct UseCases {
     pub tasks: Tasks,
     /// What they do with schedules.
     pub schedules: Schedules,
+    /// What operators do with queues.
+    pub queues: Queues,
 }
 
 /// What the operations share.
@@ -44,6 +49,10 @@ impl Context {
         Ok(&self.use_cases()?.schedules)
     }
 
+    fn queues(&self) -> Result<&Queues, ApiError> {
+        Ok(&self.use_cases()?.queues)
+    }
+
     fn use_cases(&self) -> Result<&UseCases, ApiError> {
         let detail = "this server has no task store";
         let problem = || ProblemJson(Problem::new(poem::http::StatusCode::SERVICE_UNAVAILABLE, detail));
@@ -60,6 +69,8 @@ enum Tag {
     Manual,
     /// Tasks that submit themselves, by a cron expression or every so often.
     Schedules,
+    /// Where tasks wait: how each queue fares, and letting it stand still, go on, or be emptied.
+    Queues,
     /// How the product fares.
     System,
 }

@@ -1,7 +1,7 @@
 //! Tasks.
 
 use application::{
-    ports::{CancelOutcome, DeleteOutcome, ListPage, Retry, RetryOutcome, TaskFilter},
+    ports::{CancelOutcome, DeleteOutcome, ListPage, Reprioritised, Retry, RetryOutcome, TaskFilter},
     tasks::{Admission, Tasks},
 };
 use domain::{QueueName, Task, TaskId, TaskType, Tenant};
@@ -19,7 +19,7 @@ use crate::{
     events::{EventStream, event_stream, parse_event_id},
     idempotency,
     problem::{ApiError, FieldError},
-    submission::{self, SubmissionBody},
+    submission::{self, ChangeBody, SubmissionBody},
     sweep::{self, RetryBody, SweepBody},
     views::{AttemptListView, TaskListView, TaskProgressView, TaskStatusView, TaskView, manual::SweepView},
 };
@@ -184,6 +184,29 @@ impl TasksApi {
         let task = task.ok_or_else(|| ApiError::unknown_task(id.0))?;
         let partial = tasks.partial_text(&task).await?;
         Ok(JsonAnswer(TaskView::from(&task).with_partial(partial)))
+    }
+
+    /// Change a task that waits
+    ///
+    /// Gives it another priority, in the order as well. A task that runs or has ended is past that.
+    #[oai(path = "/tasks/:id", method = "patch", operation_id = "change_task")]
+    async fn change(
+        &self,
+        /// The task's number.
+        id: Path<i64>,
+        body: JsonBody<ChangeBody>,
+    ) -> Result<JsonAnswer<TaskView>, ApiError> {
+        let task = known_id(id.0)?;
+        let priority = submission::read_change(&body.text)?;
+        match self.0.tasks()?.reprioritise(&Tenant::default(), task, priority).await? {
+            Reprioritised::Moved(_) | Reprioritised::Later => {
+                Ok(JsonAnswer(TaskView::from(&self.known(id.0).await?)))
+            }
+            Reprioritised::NotWaiting(status) => {
+                Err(ApiError::conflict(format!("task {} does not wait: it is {}", id.0, status.as_str())))
+            }
+            Reprioritised::Unknown => Err(ApiError::unknown_task(id.0)),
+        }
     }
 
     /// Delete a task

@@ -17,6 +17,7 @@ async fn handled() -> Client {
     let profile = WorkerProfile {
         name: WorkerName::new("w@host").expect("a name"),
         queues: Vec::new(),
+        except: Vec::new(),
         concurrency: 2,
         lease: std::time::Duration::from_secs(12),
     };

@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use crate::body::AnyJson;
 
 pub(crate) mod manual;
+pub(crate) mod queues;
 pub(crate) mod schedules;
 
 /// Where a task stands.
@@ -382,7 +383,7 @@ pub(crate) struct StatusCountsView {
 }
 
 impl StatusCountsView {
-    fn add(&mut self, status: Status, count: u64) {
+    pub(crate) fn add(&mut self, status: Status, count: u64) {
         let field = match status {
             Status::Scheduled => &mut self.scheduled,
             Status::Pending => &mut self.pending,

@@ -28,9 +28,10 @@ impl Engine {
     fn hear_of_work(&mut self, queues: Vec<QueueName>, tasks: Vec<TaskId>) {
         let (mut ours, mut all_ours) = (false, true);
         for queue in queues {
-            let known = self.learn_queue(queue);
+            let known = self.learn_queue(&queue) && !self.pauses.contains(&queue);
             ours |= known;
-            all_ours &= known;
+            // What has limits is never taken by name.
+            all_ours &= known && !self.limited.hear(&self.crew.ports.routes, &queue);
         }
         // Whoever has nothing else to do may take what is named; else it takes its turn in the order.
         let idle = self.claims == 0 && !self.news_of_work && !self.short_of_slots && !self.plenty;
@@ -39,10 +40,10 @@ impl Engine {
     }
 
     /// Whether this worker serves the queue; a worker of all queues serves it from now on.
-    pub(super) fn learn_queue(&mut self, queue: QueueName) -> bool {
-        let known = self.queues.contains(&queue);
-        if !known && self.config.queues.is_empty() {
-            self.queues.push(queue);
+    pub(super) fn learn_queue(&mut self, queue: &QueueName) -> bool {
+        let known = self.queues.contains(queue);
+        if !known && self.config.queues.is_empty() && !self.config.except.contains(queue) {
+            self.queues.push(queue.clone());
             return true;
         }
         known

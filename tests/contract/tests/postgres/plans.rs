@@ -297,6 +297,11 @@ async fn every_verb(store: &dyn Store, clock: &TestClock, ids: &[TaskId]) {
     assert_eq!(store.waiting(&queue("q"), BATCH).await.expect("waiting").len(), BATCH);
     assert_eq!(store.waiting_queues(&[]).await.expect("queues"), [queue("q")]);
 
+    assert_eq!(store.waiting_since(&[queue("q")]).await.expect("since").len(), 1);
+    assert_eq!(store.age(&queue("q"), 3_600 * SECOND, BATCH).await.expect("age").len(), 0);
+    store.reprioritise(&tenant, batch(5), priority(1)).await.expect("reprioritise");
+    store.purge(&tenant, &queue("elsewhere"), batch(6)[0], BATCH).await.expect("purge");
+
     store.heartbeat(worker).await.expect("heartbeat");
     store.retire(worker).await.expect("retire");
     clock.advance(2 * LEASE);

@@ -14,6 +14,7 @@ mod once;
 mod openai;
 mod order;
 mod publishing;
+mod queues;
 mod quick_start;
 mod redis_outage;
 mod replacement;

@@ -10,13 +10,15 @@ use std::{
 
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, DueSchedule,
-    FailureGroup, Fired, Firing, FiringRecord, Health, ListPage, Orphan, Overdue, Overrunning,
-    ProgressRecord, Put, QueueCounts, Retry, RetryOutcome, ScheduleStore, Settlement, Store, StoreError,
-    Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    FailureGroup, Fired, Firing, FiringRecord, Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue,
+    Overrunning, ProgressRecord, Purged, Put, QueueCounts, QueueStore, RecentRuns, Reprioritised, Retry,
+    RetryOutcome, RunRecord, ScheduleStore, Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore,
+    UpkeepStore, Waiting, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
 use domain::{
-    Attempt, AttemptOutcome, Change, NewTask, QueueName, Status, Task, TaskId, Tenant, Timestamp, WorkerId,
+    Attempt, AttemptOutcome, Change, NewTask, Priority, QueueName, Service, Status, Task, TaskId, Tenant,
+    Timestamp, WorkerId,
     schedule::{NewSchedule, Schedule, ScheduleName},
 };
 
@@ -121,6 +123,15 @@ impl TaskStore for BrokenStore {
         Ok(outcomes)
     }
 
+    async fn reprioritise(
+        &self,
+        tenant: &Tenant,
+        ids: &[TaskId],
+        priority: Priority,
+    ) -> Result<Vec<Reprioritised>, StoreError> {
+        self.inner.reprioritise(tenant, ids, priority).await
+    }
+
     async fn delete(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<DeleteOutcome>, StoreError> {
         self.inner.delete(tenant, ids).await
     }
@@ -182,6 +193,14 @@ impl WorkStore for BrokenStore {
             database.steal(worker).await?;
         }
         Ok(claimed)
+    }
+
+    async fn claim_limited(
+        &self,
+        worker: WorkerId,
+        claim: &LimitedClaim,
+    ) -> Result<LimitedTasks, StoreError> {
+        self.inner.claim_limited(worker, claim).await
     }
 
     async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError> {
@@ -277,6 +296,52 @@ impl UpkeepStore for BrokenStore {
 
     async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
         self.inner.discard_failed(age, limit).await
+    }
+}
+
+#[async_trait]
+impl QueueStore for BrokenStore {
+    async fn paused_queues(&self) -> Result<Vec<QueueName>, StoreError> {
+        self.inner.paused_queues().await
+    }
+
+    async fn pause_queue(&self, queue: &QueueName, paused: bool) -> Result<bool, StoreError> {
+        self.inner.pause_queue(queue, paused).await
+    }
+
+    async fn waiting_since(&self, queues: &[QueueName]) -> Result<Vec<(QueueName, Timestamp)>, StoreError> {
+        self.inner.waiting_since(queues).await
+    }
+
+    async fn purge(
+        &self,
+        tenant: &Tenant,
+        queue: &QueueName,
+        after: TaskId,
+        limit: usize,
+    ) -> Result<Purged, StoreError> {
+        self.inner.purge(tenant, queue, after, limit).await
+    }
+
+    async fn age(
+        &self,
+        queue: &QueueName,
+        every: Duration,
+        limit: usize,
+    ) -> Result<Vec<Waiting>, StoreError> {
+        self.inner.age(queue, every, limit).await
+    }
+
+    async fn note_runs(&self, runs: &[RunRecord]) -> Result<(), StoreError> {
+        self.inner.note_runs(runs).await
+    }
+
+    async fn recent_runs(&self, minutes: u32) -> Result<RecentRuns, StoreError> {
+        self.inner.recent_runs(minutes).await
+    }
+
+    async fn served(&self) -> Result<Vec<(Service, u64)>, StoreError> {
+        self.inner.served().await
     }
 }
 

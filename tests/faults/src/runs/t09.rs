@@ -132,6 +132,8 @@ impl House {
             let config = WorkerConfig {
                 name: WorkerName::new(name)?,
                 queues: vec![QueueName::default_queue()],
+                except: Vec::new(),
+                order: Default::default(),
                 concurrency: 20,
                 lease: self.lease,
                 grace: Duration::from_secs(5),
