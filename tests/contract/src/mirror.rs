@@ -164,12 +164,12 @@ impl<'h> Mirror<'h> {
                 0..=3 => self.submit().await,
                 4 => self.register().await,
                 5..=6 => self.claim().await,
-                7..=9 => self.settle().await,
-                10 => self.cancel_or_remove().await,
+                7..=10 => self.settle().await,
                 11..=12 => self.retry().await,
                 13..=14 => self.pass_time().await,
                 15..=16 => self.reap().await,
-                17 => self.rearrange().await,
+                17 if self.dice.once_in(2) => self.rearrange().await,
+                17 => self.cancel_or_remove().await,
                 _ => self.keep_house().await,
             }
             if step % 8 == 0 {
