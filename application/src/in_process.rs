@@ -37,7 +37,7 @@ impl InProcessSignals {
     fn send(&self, signal: &Signal) {
         let task = match signal {
             // Nobody listening is no error: the store has the truth.
-            Signal::Work { .. } | Signal::Cancel(_) => {
+            Signal::Work { .. } | Signal::Cancel(_) | Signal::Command(_) => {
                 let _ = self.work.send(signal.clone());
                 return;
             }

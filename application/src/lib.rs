@@ -7,6 +7,7 @@
 //! [`upkeep::Upkeep`] runs in every process and picks up what a dead one left behind.
 
 pub mod combine;
+pub mod fleet;
 pub mod handler;
 pub mod in_process;
 pub mod inbox;

@@ -16,6 +16,7 @@ use domain::{
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
+    fleet::Workers,
     in_process::InProcessSignals,
     memory::MemoryStore,
     ports::{
@@ -124,13 +125,8 @@ impl Product {
         let shutdown = Shutdown::default();
         let mut config = WorkerConfig {
             name: WorkerName::new("test@host").expect("a valid name"),
-            queues: Vec::new(),
-            except: Vec::new(),
-            order: QueueOrder::default(),
             concurrency,
-            lease: LeaseTerms::default(),
-            grace: Duration::from_secs(10),
-            max_tasks: None,
+            ..WorkerConfig::default()
         };
         change(&mut config);
         let worker = Worker::new(config, self.ports.clone()).run(shutdown.clone());
@@ -148,6 +144,10 @@ impl Product {
     pub(crate) fn queues(&self) -> Queues {
         let WorkerPorts { store, signals, routes, .. } = self.ports.clone();
         Queues::new(store, signals, routes, self.tasks.clone())
+    }
+
+    pub(crate) fn workers(&self) -> Workers {
+        Workers::new(Arc::clone(&self.store) as _, Arc::clone(&self.ports.signals))
     }
 
     pub(crate) async fn submit(&self, task_type: &str, change: impl FnOnce(&mut Submission)) -> TaskId {
@@ -212,5 +212,6 @@ pub(crate) fn profile(name: &str) -> WorkerProfile {
         except: Vec::new(),
         concurrency: 1,
         lease: LeaseTerms::default().length(),
+        about: None,
     }
 }

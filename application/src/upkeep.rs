@@ -29,6 +29,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const OVERRUN: Duration = Duration::from_secs(5);
 /// How often old records are looked for.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How long workers' commands, and the reports of those that are gone, are kept.
+const KEEP_REPORTS: Duration = Duration::from_secs(24 * 3600);
 /// How much is done in one step.
 const STEP: usize = 500;
 /// How many of a queue's first tasks a sweep puts back. What was popped and lost is among the first.
@@ -251,6 +253,7 @@ impl Upkeep {
             return Ok(0);
         }
         let mut removed = self.ports.store.forget_keys(STEP).await?;
+        removed += self.ports.store.forget_reports(KEEP_REPORTS, STEP).await?;
         if let Some(age) = self.config.keep_failed {
             removed += self.ports.store.discard_failed(age, STEP).await?;
         }

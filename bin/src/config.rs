@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use domain::{LeaseTerms, QueueName, QueueOrder, QueueSettings, Route, Routes, WorkerName};
+use domain::{LeaseTerms, QueueName, QueueOrder, QueueSettings, Route, Routes, TimeCaps, WorkerName};
 use outbound_adapter::OutboundConfig;
 use providers_adapter::LatencyRange;
 
@@ -19,6 +19,7 @@ pub use values::{parse_duration, parse_size, without_password};
 mod outbound;
 mod queues;
 mod values;
+mod worker;
 
 /// The file that is read when it exists and `--config` names no other.
 pub const DEFAULT_FILE: &str = "task-runner.toml";
@@ -99,6 +100,16 @@ pub const KEYS: &[Key] = &[
         "across a worker's queues: priority, strict (as they are listed), or weighted (worker_queues = a:3,b:1)",
     ),
     key("worker_concurrency", "1000", "tasks in flight at once"),
+    key(
+        "worker_soft_time_limit",
+        "",
+        "attempts on this worker are asked to stop after this long, whatever their tasks allow",
+    ),
+    key(
+        "worker_time_limit",
+        "",
+        "attempts on this worker are stopped after this long, whatever their tasks allow",
+    ),
     key("worker_max_tasks", "", "a worker drains after so many tasks, for its supervisor to replace it"),
     key("worker_max_memory", "", "a worker drains when it uses more than this, such as 512MB"),
     key("lease_seconds", "12", "a silent worker's tasks are taken over after about this long"),
@@ -163,6 +174,10 @@ pub struct Config {
     pub worker_exclude_queues: Vec<QueueName>,
     /// The worker's slots.
     pub worker_concurrency: usize,
+    /// The longest that attempts may take on the worker.
+    pub worker_time_caps: TimeCaps,
+    /// The machine's name.
+    pub host: String,
     /// After how many tasks the worker drains.
     pub worker_max_tasks: Option<u64>,
     /// Above how many bytes the worker drains.
@@ -272,6 +287,11 @@ impl Layers {
 
     fn add_environment(&mut self, variables: impl IntoIterator<Item = (String, String)>, source: &str) {
         for (name, value) in variables {
+            // What web frameworks understand; the filter itself says more.
+            if name == "DEBUG" && matches!(value.as_str(), "1" | "true" | "True") {
+                let debug = ("debug".to_owned(), format!("DEBUG in {source}"));
+                self.values.entry("rust_log").or_insert(debug);
+            }
             let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, key)| *key);
             let key = KEYS.iter().find(|key| Some(key.name) == alias || key.name.to_uppercase() == name);
             if let Some(key) = key
@@ -393,6 +413,8 @@ impl Layers {
             worker_exclude_queues,
             worker_queue_order,
             worker_concurrency: self.number("worker_concurrency", 1, 1_000_000)?,
+            worker_time_caps: self.worker_time_caps()?,
+            host: worker::host(),
             worker_max_tasks: self.optional_number("worker_max_tasks")?,
             worker_max_memory: self
                 .optional("worker_max_memory")
@@ -444,18 +466,6 @@ impl Layers {
         ];
         let base_url = base_url.unwrap_or_else(|| "https://api.openai.com/v1".to_owned());
         Ok(Provider::OpenAi { base_url, api_key, timeouts })
-    }
-
-    fn worker_name(&self) -> Result<WorkerName> {
-        let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-        let host = match host.trim() {
-            "" => std::env::var_os("HOSTNAME").or_else(|| std::env::var_os("COMPUTERNAME")),
-            name => Some(name.into()),
-        };
-        let host = host.map_or("localhost".to_owned(), |name| name.to_string_lossy().into_owned());
-        let name =
-            self.text("worker_name").replace("%h", &host).replace("%p", &std::process::id().to_string());
-        WorkerName::new(name).map_err(|error| self.bad("worker_name", error))
     }
 }
 
@@ -524,6 +534,28 @@ mod tests {
         let layers = layers("", &[("OPENAI_API_KEY", "sk-secret")]).expect("read");
         assert!(layers.show().iter().all(|(_, value, _)| !value.contains("secret")));
         assert!(!format!("{:?}", layers.config().expect("valid")).contains("secret"));
+    }
+
+    #[test]
+    fn debug_in_the_environment_logs_more_unless_a_filter_is_named() {
+        let filter = |environment: &[(&str, &str)]| {
+            layers("", environment).expect("read").config().expect("valid").log_filter
+        };
+        assert_eq!(filter(&[("DEBUG", "true")]), "debug");
+        assert_eq!(filter(&[("DEBUG", "true"), ("RUST_LOG", "warn")]), "warn");
+        assert_eq!(filter(&[("RUST_LOG", "warn"), ("DEBUG", "1")]), "warn");
+        assert_eq!(filter(&[("DEBUG", "express:*")]), "info");
+    }
+
+    #[test]
+    fn the_workers_time_limits_fit_each_other() {
+        let caps = |environment: &[(&str, &str)]| layers("", environment).expect("read").config();
+        let both = caps(&[("WORKER_SOFT_TIME_LIMIT", "240"), ("WORKER_TIME_LIMIT", "5m")]).expect("valid");
+        assert_eq!(both.worker_time_caps.soft, Some(Duration::from_secs(240)));
+        assert_eq!(both.worker_time_caps.hard, Some(Duration::from_secs(300)));
+        for (soft, hard) in [("300", "240"), ("0", "1"), ("soon", "1")] {
+            assert!(caps(&[("WORKER_SOFT_TIME_LIMIT", soft), ("WORKER_TIME_LIMIT", hard)]).is_err());
+        }
     }
 
     #[test]

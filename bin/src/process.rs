@@ -193,5 +193,7 @@ fn banner(config: &Config, role: Role, wiring: &Wiring, address: Option<std::net
     }
     // For people at a terminal; machines read the log.
     println!("{}\n", lines.join("\n"));
-    tracing::info!(version, ?role, store = wiring.banner.first().map(|(_, text)| text.as_str()), "started");
+    let told =
+        |part: &str| wiring.banner.iter().find(|(what, _)| *what == part).map(|(_, text)| text.as_str());
+    tracing::info!(version, ?role, store = told("store"), order = told("order"), "started");
 }

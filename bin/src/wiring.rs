@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use application::{
+    fleet::{About, Workers},
     in_process::InProcessSignals,
     inbox::Inbox,
     ports::{Chance, InboxStore, Order, Outbound, Signals, Store, TextGenerator},
@@ -22,7 +23,10 @@ use providers_adapter::{OpenAiConfig, OpenAiGenerator, ProviderTimeouts, Secret,
 use redis_adapter::{Redis, RedisOptions, RedisOrder, RedisSignals};
 use sqlite_adapter::{SqliteOptions, SqliteStore};
 
-use crate::config::{Config, Database, Provider, without_password};
+use crate::{
+    config::{Config, Database, Provider, without_password},
+    memory,
+};
 
 /// Adapters, ready to be given to use cases.
 #[derive(Clone)]
@@ -77,12 +81,18 @@ impl Wiring {
         Tasks::new(store, order, signals, registry, routes).with_waiting_limit(config.waiting_limit)
     }
 
+    /// What time it is for the store.
+    pub async fn store_clock(&self) -> Result<domain::Timestamp> {
+        Ok(self.ports.store.ping().await?.now)
+    }
+
     /// What the API stands for.
     pub fn use_cases(&self, config: &Config) -> UseCases {
         let tasks = self.tasks(config);
         let WorkerPorts { store, signals, routes, .. } = self.ports.clone();
         UseCases {
             schedules: Schedules::new(Arc::clone(&store), tasks.clone()),
+            workers: Workers::new(Arc::clone(&store), Arc::clone(&signals)),
             queues: Queues::new(store, signals, routes, tasks.clone()),
             tasks,
         }
@@ -116,6 +126,15 @@ pub fn worker_config(config: &Config) -> WorkerConfig {
         lease: config.lease,
         grace: config.shutdown_grace,
         max_tasks: config.worker_max_tasks,
+        time_caps: config.worker_time_caps,
+        about: About {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: config.host.clone(),
+            pid: std::process::id(),
+            settings: config.worker_settings(),
+            ..About::default()
+        },
+        memory: memory::used,
     }
 }
 

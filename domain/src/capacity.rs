@@ -21,6 +21,11 @@ impl Slots {
         Self { concurrency, running: HashMap::new(), total: 0 }
     }
 
+    /// Has so many slots from now on; what runs beyond them goes on.
+    pub fn resize(&mut self, concurrency: usize) {
+        self.concurrency = concurrency;
+    }
+
     /// Slots that nobody uses.
     pub fn free(&self) -> usize {
         self.concurrency.saturating_sub(self.total)
@@ -93,6 +98,19 @@ mod tests {
         let left = slots.allowance(&queues, 1);
         assert_eq!(left[0], 0);
         assert!(left[1..].iter().all(|n| *n >= 1), "{left:?}");
+    }
+
+    #[test]
+    fn fewer_slots_end_nothing_and_let_nothing_start() {
+        let queue = &queues(1)[0];
+        let mut slots = Slots::new(3);
+        (0..3).for_each(|_| slots.take(queue));
+        slots.resize(1);
+        assert_eq!((slots.free(), slots.in_use()), (0, 3));
+        (0..2).for_each(|_| slots.give_back(queue));
+        assert_eq!(slots.free(), 0);
+        slots.give_back(queue);
+        assert_eq!(slots.allowance(&queues(1), 0), [1]);
     }
 
     proptest! {

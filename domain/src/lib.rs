@@ -8,11 +8,13 @@
 
 pub mod capacity;
 pub mod failure;
+pub mod fleet;
 pub mod json;
 pub mod lease;
 pub mod name;
 pub mod once;
 pub mod outbound;
+pub mod pace;
 pub mod priority;
 pub mod progress;
 pub mod queue;
@@ -28,10 +30,12 @@ pub mod turns;
 
 pub use capacity::Slots;
 pub use failure::{ErrorClass, Failure};
+pub use fleet::{Command, Departure, Serving, WorkerMode, WorkerState};
 pub use json::Json;
 pub use lease::LeaseTerms;
 pub use name::{InvalidName, QueueName, TaskType, Tenant, WorkerName};
 pub use once::{Idempotency, IdempotencyKey, Unique, UniqueKey};
+pub use pace::{Pace, Throttle};
 pub use priority::Priority;
 pub use progress::Progress;
 pub use queue::{QueueLimits, QueueSettings, Service};
@@ -41,7 +45,7 @@ pub use routing::{Route, Routes};
 pub use runs::{RunLength, RunSummary, Runs};
 pub use state::{AttemptOutcome, Change, Counters, End, Event, Refusal, State, decide};
 pub use suspicion::Suspicion;
-pub use task::{Attempt, LimitOverrides, Limits, NewTask, Start, Status, Task, TaskId, WorkerId};
+pub use task::{Attempt, LimitOverrides, Limits, NewTask, Start, Status, Task, TaskId, TimeCaps, WorkerId};
 pub use turns::{QueueOrder, Turns};
 
 /// A moment in UTC. Values come from a store's clock; this crate never asks for "now".

@@ -96,6 +96,13 @@ impl QueueName {
     }
 }
 
+impl WorkerName {
+    /// Of a worker that nobody has named.
+    pub fn unnamed() -> Self {
+        Self("worker".into())
+    }
+}
+
 impl Default for Tenant {
     /// The one tenant of an installation that has no keys.
     fn default() -> Self {

@@ -58,6 +58,11 @@ pub enum Event<'a> {
     },
     /// The worker gives it back unfinished because it drains.
     Release,
+    /// The worker gives it back unstarted because tasks of its type start at a pace there.
+    PutOff {
+        /// How long it is to wait.
+        after: Duration,
+    },
     /// The worker that held it is gone.
     LoseWorker {
         /// Whether the crash is charged to this task: see [`crate::Suspicion`].
@@ -207,6 +212,7 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             Event::Succeed
             | Event::Fail { .. }
             | Event::Release
+            | Event::PutOff { .. }
             | Event::LoseWorker { .. }
             | Event::StopCancelled => Err(Refusal::NotProcessing),
         },
@@ -219,6 +225,7 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             Event::Succeed
             | Event::Fail { .. }
             | Event::Release
+            | Event::PutOff { .. }
             | Event::LoseWorker { .. }
             | Event::StopCancelled => Err(Refusal::NotProcessing),
         },
@@ -232,7 +239,8 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             } else {
                 fail(counters, failure, policy, limits, chance)
             }),
-            Event::Release => Ok(if cancel_requested { cancelled(counters) } else { release(counters) }),
+            Event::Release => Ok(release(cancel_requested, counters, Duration::ZERO)),
+            Event::PutOff { after } => Ok(release(cancel_requested, counters, after)),
             Event::LoseWorker { charged } => {
                 Ok(if cancel_requested { cancelled(counters) } else { lose_worker(counters, charged) })
             }
@@ -252,6 +260,7 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             | Event::Succeed
             | Event::Fail { .. }
             | Event::Release
+            | Event::PutOff { .. }
             | Event::LoseWorker { .. }
             | Event::Cancel
             | Event::StopCancelled
@@ -295,9 +304,11 @@ fn fail(counters: Counters, failure: &Failure, policy: &RetryPolicy, limits: &Li
     Change::Wait { after, counters, outcome, error }
 }
 
-fn release(counters: Counters) -> Change {
-    let outcome = AttemptOutcome::Released;
-    Change::Wait { after: Duration::ZERO, counters, outcome, error: None }
+fn release(cancel_requested: bool, counters: Counters, after: Duration) -> Change {
+    if cancel_requested {
+        return cancelled(counters);
+    }
+    Change::Wait { after, counters, outcome: AttemptOutcome::Released, error: None }
 }
 
 fn lose_worker(counters: Counters, charged: bool) -> Change {

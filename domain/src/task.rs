@@ -82,6 +82,25 @@ impl Limits {
     pub const MOST_ATTEMPTS: u32 = 100;
     /// The longest time limit that can be asked for: a week.
     pub const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+    /// The same for attempts on a worker with caps: the shorter time counts.
+    pub fn capped(self, caps: TimeCaps) -> Self {
+        let time_limit = caps.hard.map_or(self.time_limit, |cap| cap.min(self.time_limit));
+        let soft = match (self.soft_time_limit, caps.soft) {
+            (Some(limit), Some(cap)) => Some(limit.min(cap)),
+            (limit, cap) => limit.or(cap),
+        };
+        Self { soft_time_limit: soft.filter(|soft| *soft < time_limit), time_limit, ..self }
+    }
+}
+
+/// The longest that a worker lets attempts take, whatever their tasks allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TimeCaps {
+    /// Until the handler is asked to stop.
+    pub soft: Option<Duration>,
+    /// Until the attempt is aborted.
+    pub hard: Option<Duration>,
 }
 
 impl Limits {
@@ -310,6 +329,30 @@ mod tests {
         let by_submission = by_queue.changed_by(&submission);
         assert_eq!(by_submission, Limits { max_attempts: 5, soft_time_limit: None, time_limit: minutes(2) });
         assert_eq!(by_submission.changed_by(&LimitOverrides::default()), by_submission);
+    }
+
+    #[test]
+    fn a_workers_caps_shorten_and_never_lengthen() {
+        let seconds = Duration::from_secs;
+        let limits = |soft: Option<u64>, hard| Limits {
+            soft_time_limit: soft.map(seconds),
+            time_limit: seconds(hard),
+            ..Limits::default()
+        };
+        let caps = |soft: Option<u64>, hard: Option<u64>| TimeCaps {
+            soft: soft.map(seconds),
+            hard: hard.map(seconds),
+        };
+        for (task, worker, expected) in [
+            (limits(Some(50), 100), caps(None, None), limits(Some(50), 100)),
+            (limits(Some(50), 100), caps(Some(240), Some(300)), limits(Some(50), 100)),
+            (limits(Some(50), 100), caps(Some(24), Some(30)), limits(Some(24), 30)),
+            (limits(Some(50), 100), caps(None, Some(30)), limits(None, 30)),
+            (limits(None, 100), caps(Some(24), None), limits(Some(24), 100)),
+            (limits(None, 20), caps(Some(24), Some(30)), limits(None, 20)),
+        ] {
+            assert_eq!(task.capped(worker), expected, "{task:?} under {worker:?}");
+        }
     }
 
     #[test]

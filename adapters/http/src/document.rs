@@ -28,15 +28,47 @@ const ANSWERS: &[&str] = &[
     "TaskType",
     "TaskTypeList",
     "Dependency",
+    "Worker",
+    "ActiveTask",
+    "WorkerRateLimit",
+    "WorkerSetting",
+    "WorkerList",
+    "WorkerAnswer",
+    "CommandAnswers",
 ];
 
 /// Schemas of bodies: null counts as absent, and there are no other fields.
-const BODIES: &[&str] =
-    &["Submission", "TaskChange", "Retry", "Sweep", "SweepFilter", "ScheduleRequest", "ScheduledWork"];
+const BODIES: &[&str] = &[
+    "Submission",
+    "TaskChange",
+    "Retry",
+    "Sweep",
+    "SweepFilter",
+    "ScheduleRequest",
+    "ScheduledWork",
+    "Concurrency",
+    "QueueChoice",
+    "RateLimit",
+];
 
-/// Operations that a task's state may not allow.
-const STATE_MATTERS: &[&str] =
-    &["cancel_task", "change_task", "delete_task", "retry_task", "retry_manual_task", "discard_manual_task"];
+/// Operations that the state of a task, or of a worker, may not allow.
+const STATE_MATTERS: &[&str] = &[
+    "cancel_task",
+    "change_task",
+    "delete_task",
+    "retry_task",
+    "retry_manual_task",
+    "discard_manual_task",
+    "ping_workers",
+    "pause_workers",
+    "resume_workers",
+    "set_worker_concurrency",
+    "add_worker_queue",
+    "remove_worker_queue",
+    "set_worker_rate_limit",
+    "drain_workers",
+    "shut_down_workers",
+];
 
 /// Operations that store new tasks.
 const SUBMITS: &[&str] = &["submit_task", "trigger_schedule"];

@@ -92,7 +92,8 @@ fn description(config: &ApiConfig) -> OpenApiService<Apis, ()> {
     service(config, api::Context { use_cases: None, config: config.clone(), stopping: Default::default() })
 }
 
-type Apis = (api::TasksApi, api::ManualApi, api::SchedulesApi, api::QueuesApi, api::SystemApi);
+type Apis =
+    (api::TasksApi, api::ManualApi, api::SchedulesApi, api::QueuesApi, api::WorkersApi, api::SystemApi);
 
 fn service(config: &ApiConfig, context: api::Context) -> OpenApiService<Apis, ()> {
     let apis = (
@@ -100,6 +101,7 @@ fn service(config: &ApiConfig, context: api::Context) -> OpenApiService<Apis, ()
         api::ManualApi(context.clone()),
         api::SchedulesApi(context.clone()),
         api::QueuesApi(context.clone()),
+        api::WorkersApi(context.clone()),
         api::SystemApi(context),
     );
     OpenApiService::new(apis, config.app_name.clone(), config.version.clone())

@@ -103,13 +103,13 @@ pub(crate) enum ApiError {
     /// The request's Host is not served here, or the request comes from another site.
     #[oai(status = 403)]
     Forbidden(ProblemJson),
-    /// There is no such task, schedule or route.
+    /// There is no such task, schedule, worker or route.
     #[oai(status = 404)]
     NotFound(ProblemJson),
     /// The client took too long to send its request.
     #[oai(status = 408)]
     TooSlow(ProblemJson),
-    /// The task's state does not allow it.
+    /// The state of the task, or of the worker, does not allow it.
     #[oai(status = 409)]
     Conflict(ProblemJson),
     /// The body is too large.

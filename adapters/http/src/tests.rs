@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use application::{
+    fleet::Workers,
     in_process::InProcessSignals,
     memory::MemoryStore,
     ports::{MockTaskStore, MockTextGenerator, Store, StoreError, TaskStore},
@@ -32,6 +33,7 @@ mod handling;
 mod once;
 mod queues;
 mod schedules;
+mod workers;
 
 type Client = TestClient<BoxEndpoint<'static, Response>>;
 
@@ -58,13 +60,15 @@ fn client_over(
         Arc::new(Routes::default()),
     )
     .with_waiting_limit(waiting_limit);
+    let signals = Arc::new(InProcessSignals::new());
     let use_cases = UseCases {
         queues: Queues::new(
             Arc::clone(&schedules),
-            Arc::new(InProcessSignals::new()),
+            Arc::clone(&signals) as _,
             Arc::new(Routes::default()),
             tasks.clone(),
         ),
+        workers: Workers::new(Arc::clone(&schedules), signals),
         schedules: Schedules::new(schedules, tasks.clone()),
         tasks,
     };

@@ -15,6 +15,7 @@ mod due;
 mod error;
 mod failed;
 mod fire;
+mod fleet;
 mod history;
 mod inbox;
 mod keys;

@@ -1,7 +1,7 @@
 //! Workers: their registration is their lease.
 
 use application::ports::{StoreError, WorkerProfile};
-use domain::{QueueName, TaskId, WorkerId};
+use domain::{Json, QueueName, TaskId, WorkerId};
 use sqlx::PgConnection;
 
 use crate::{
@@ -24,8 +24,8 @@ impl Operation for Register {
         let names = |queues: &[QueueName]| queues.iter().map(|queue| queue.to_string()).collect::<Vec<_>>();
         let except = Some(&self.profile.except).filter(|except| !except.is_empty());
         let id = sqlx::query_scalar(
-            "INSERT INTO worker (name, queues, concurrency, lease, started_at, heartbeat_at, except_queues)
-             VALUES ($1, $2, $3, $4, coalesce($5, now()), coalesce($5, now()), $6) RETURNING id",
+            "INSERT INTO worker (name, queues, concurrency, lease, started_at, heartbeat_at, except_queues, about)
+             VALUES ($1, $2, $3, $4, coalesce($5, now()), coalesce($5, now()), $6, $7) RETURNING id",
         )
         .bind(self.profile.name.as_str())
         .bind(names(&self.profile.queues))
@@ -33,6 +33,7 @@ impl Operation for Register {
         .bind(interval(self.profile.lease))
         .bind(self.clock.bind())
         .bind(except.map(|except| names(except)))
+        .bind(self.profile.about.as_ref().map(Json::as_str))
         .fetch_one(connection)
         .await?;
         Ok(WorkerId(id))

@@ -13,6 +13,7 @@ mod ending;
 mod error;
 mod failed;
 mod fire;
+mod fleet;
 mod list;
 mod once;
 mod open;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
-const SOURCES: [(&str, &str); 22] = [
+const SOURCES: [(&str, &str); 23] = [
     ("attempts", include_str!("attempts.rs")),
     ("cancel", include_str!("cancel.rs")),
     ("claim", include_str!("claim.rs")),
@@ -13,6 +13,7 @@ const SOURCES: [(&str, &str); 22] = [
     ("ending", include_str!("ending.rs")),
     ("failed", include_str!("failed.rs")),
     ("fire", include_str!("fire.rs")),
+    ("fleet", include_str!("fleet.rs")),
     ("list", include_str!("list.rs")),
     ("once", include_str!("once.rs")),
     ("queue", include_str!("queue.rs")),

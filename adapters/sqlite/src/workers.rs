@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use application::ports::{Orphan, Overdue, Overrunning, StoreError, Waiting, WorkerProfile};
 use async_trait::async_trait;
-use domain::{QueueName, Suspicion, TaskId, WorkerId};
+use domain::{Json, Suspicion, TaskId, WorkerId};
 use sqlx::SqliteConnection;
 
 use crate::{
     clock::micros,
     error::store_error,
+    fleet::queue_list,
     read::limits,
     rows::{CounterColumns, moment, number, parse_lane, parse_name, parse_priority, parse_queue},
     store::Query,
@@ -27,19 +28,16 @@ impl Change for Register {
 
     async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
-            INSERT INTO worker (name, queues, concurrency, lease, state, registered_at, last_heartbeat, except_queues)
-            VALUES (?1, ?2, ?3, ?4, 'alive', ?5, ?5, ?6) RETURNING id";
-        let names = |queues: &[QueueName]| {
-            let names: Vec<&str> = queues.iter().map(QueueName::as_str).collect();
-            serde_json::to_string(&names).expect("names can be written as JSON")
-        };
+            INSERT INTO worker (name, queues, concurrency, lease, state, registered_at, last_heartbeat, except_queues, about)
+            VALUES (?1, ?2, ?3, ?4, 'alive', ?5, ?5, ?6, ?7) RETURNING id";
         let id = sqlx::query_scalar(SQL)
             .bind(self.profile.name.as_str())
-            .bind(names(&self.profile.queues))
+            .bind(queue_list(&self.profile.queues))
             .bind(i64::try_from(self.profile.concurrency).unwrap_or(i64::MAX))
             .bind(micros(self.profile.lease))
             .bind(write.now)
-            .bind(names(&self.profile.except))
+            .bind(queue_list(&self.profile.except))
+            .bind(self.profile.about.as_ref().map(Json::as_str))
             .fetch_one(&mut *write.conn)
             .await
             .map_err(store_error)?;

@@ -61,6 +61,7 @@ fn profile() -> WorkerProfile {
         except: Vec::new(),
         concurrency: 1,
         lease: Duration::from_secs(12),
+        about: None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! Nothing outlives it.
 
 mod clients;
+mod fleet;
 mod queues;
 mod schedules;
 mod state;

@@ -8,7 +8,7 @@ use domain::{
     WorkerName, schedule::ScheduleName, task::ProgressReport,
 };
 
-use super::{queues::QueueBook, schedules::KeptSchedule};
+use super::{fleet::KeptCommand, queues::QueueBook, schedules::KeptSchedule};
 use crate::ports::{Receipt, Waiting};
 
 #[derive(Default)]
@@ -16,6 +16,7 @@ pub(super) struct State {
     pub(super) last_task: i64,
     pub(super) last_worker: i64,
     pub(super) last_schedule: i64,
+    pub(super) last_command: i64,
     pub(super) tasks: BTreeMap<TaskId, Entry>,
     /// PENDING tasks in order, suspects apart; no line without a task.
     pub(super) pending: BTreeMap<(QueueName, Suspicion), BTreeSet<(Priority, TaskId)>>,
@@ -26,6 +27,7 @@ pub(super) struct State {
     /// How many tasks stand where; no zeros.
     pub(super) counts: BTreeMap<(Tenant, QueueName, Status), u64>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) commands: Vec<KeptCommand>,
     pub(super) schedules: BTreeMap<(Tenant, ScheduleName), KeptSchedule>,
     pub(super) queues: QueueBook,
     /// When each queue was last served, so that queues take turns from claim to claim.
@@ -68,7 +70,11 @@ pub(super) struct EndedAttempt {
 pub(super) struct Worker {
     pub(super) name: WorkerName,
     pub(super) service: Service,
+    pub(super) concurrency: usize,
     pub(super) lease: std::time::Duration,
+    pub(super) about: Option<Json>,
+    pub(super) report: Option<(Timestamp, Json)>,
+    pub(super) registered_at: Timestamp,
     pub(super) last_heartbeat: Timestamp,
     pub(super) life: Life,
     /// Of what it held when it died.

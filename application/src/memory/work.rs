@@ -21,10 +21,15 @@ impl WorkStore for MemoryStore {
         let (mut state, now) = self.enter();
         state.last_worker += 1;
         let id = WorkerId(state.last_worker);
+        let WorkerProfile { name, queues, except, concurrency, lease, about } = profile.clone();
         let worker = Worker {
-            name: profile.name.clone(),
-            service: Service { only: profile.queues.clone(), except: profile.except.clone() },
-            lease: profile.lease,
+            name,
+            service: Service { only: queues, except },
+            concurrency,
+            lease,
+            about,
+            report: None,
+            registered_at: now,
             last_heartbeat: now,
             life: Life::Alive,
             heaviest: Suspicion::None,

@@ -2,9 +2,11 @@
 //!
 //! Ports are few, verb-shaped, object-safe and batch-shaped: one call carries a whole change, and no transaction
 //! crosses one. The store is one thing seen from five sides: clients ([`TaskStore`]), workers ([`WorkStore`]), the
-//! upkeep that every process does ([`UpkeepStore`]), schedules ([`ScheduleStore`]) and queues ([`QueueStore`]).
-//! `tests/contract` holds every store to the promises that are written here. Where others write into the same database, there is an [`InboxStore`] as well.
+//! upkeep that every process does ([`UpkeepStore`]), schedules ([`ScheduleStore`]), queues ([`QueueStore`]) and those who
+//! run the workers ([`FleetStore`]). `tests/contract` holds every store to the promises that are written here. Where others
+//! write into the same database, there is an [`InboxStore`] as well.
 
+mod fleet;
 mod generate;
 mod inbox;
 mod order;
@@ -14,6 +16,10 @@ mod schedules;
 mod signals;
 mod store;
 
+pub use fleet::{
+    CommandAnswer, CommandId, Fleet, FleetStore, GivenCommand, MOST_WORKERS, Wanted, WorkerRecord,
+    WorkerReport,
+};
 pub use generate::{
     Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator, Usage,
 };
@@ -39,7 +45,7 @@ pub trait Chance: Send + Sync {
 
 #[cfg(any(test, feature = "mocks"))]
 pub use self::{
-    generate::MockTextGenerator, inbox::MockInboxStore, order::MockOrder, outbound::MockOutbound,
-    queues::MockQueueStore, schedules::MockScheduleStore, signals::MockSignals, store::MockTaskStore,
-    store::MockUpkeepStore, store::MockWorkStore,
+    fleet::MockFleetStore, generate::MockTextGenerator, inbox::MockInboxStore, order::MockOrder,
+    outbound::MockOutbound, queues::MockQueueStore, schedules::MockScheduleStore, signals::MockSignals,
+    store::MockTaskStore, store::MockUpkeepStore, store::MockWorkStore,
 };

@@ -1,7 +1,7 @@
 //! News between processes: best effort, never the truth. Whoever listens also looks at the store now and then.
 
 use async_trait::async_trait;
-use domain::{Progress, QueueName, Status, TaskId};
+use domain::{Progress, QueueName, Status, TaskId, WorkerId};
 use tokio::sync::broadcast;
 
 use super::ChunkRecord;
@@ -18,6 +18,8 @@ pub enum Signal {
     },
     /// Somebody asked to stop these: their worker looks.
     Cancel(Vec<TaskId>),
+    /// Somebody told these workers to do something: they look.
+    Command(Vec<WorkerId>),
     /// A task's state changed.
     State {
         /// Which task.
@@ -57,7 +59,7 @@ pub trait Signals: Send + Sync {
     /// Sends news to every listener in every process. Failures are logged, not answered: the store has the truth.
     async fn publish(&self, signals: &[Signal]);
 
-    /// `Work` and `Cancel`: what workers listen to.
+    /// `Work`, `Cancel` and `Command`: what workers listen to.
     fn work(&self) -> SignalStream;
 
     /// `State`, `Progress` and `Chunk` of one task. Costs one subscription however many listen.

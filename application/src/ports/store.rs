@@ -8,7 +8,7 @@ use domain::{
     Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId, WorkerName,
 };
 
-use super::{QueueStore, ScheduleStore, Waiting};
+use super::{FleetStore, QueueStore, ScheduleStore, Waiting};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +22,8 @@ pub enum StoreError {
 }
 
 /// Every side of one store.
-pub trait Store: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore {}
-impl<T: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore> Store for T {}
+pub trait Store: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + FleetStore {}
+impl<T: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + FleetStore> Store for T {}
 
 /// The clients' side.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -308,6 +308,8 @@ pub struct WorkerProfile {
     pub concurrency: usize,
     /// How long it counts as alive after a heartbeat.
     pub lease: Duration,
+    /// What it says of itself, which a store does not read: [`crate::fleet::About`].
+    pub about: Option<Json>,
 }
 
 /// Which tasks a worker would like.

@@ -222,7 +222,7 @@ impl Watcher {
                     }
                 }
                 Ok(Ok(Signal::State { .. })) | Ok(Err(RecvError::Lagged(_))) | Err(_) => return News::Look,
-                Ok(Ok(Signal::Work { .. } | Signal::Cancel(_))) => {}
+                Ok(Ok(Signal::Work { .. } | Signal::Cancel(_) | Signal::Command(_))) => {}
                 Ok(Err(RecvError::Closed)) => {
                     tokio::time::sleep_until(deadline).await;
                     return News::Look;

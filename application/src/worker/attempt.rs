@@ -16,6 +16,8 @@ use crate::{
 pub(super) enum Ending {
     Returned(Result<Output, Failure>),
     Stopped(Stop),
+    /// It was not started: its type is held to a pace here.
+    PutOff(Duration),
 }
 
 /// What is to be run, beside what the attempt itself knows.
@@ -36,6 +38,19 @@ pub(super) struct Ended {
     pub(super) took: Duration,
     pub(super) leftover: Leftover,
     pub(super) cancel_requested: bool,
+}
+
+impl Ended {
+    /// An attempt whose handler was not started.
+    pub(super) fn unstarted(
+        attempt: Arc<RunningAttempt>,
+        limits: Limits,
+        counters: Counters,
+        ending: Ending,
+    ) -> Self {
+        let (took, leftover) = (Duration::ZERO, Leftover::default());
+        Self { attempt, limits, counters, ending, took, leftover, cancel_requested: false }
+    }
 }
 
 /// Ends an attempt on any path, so that a blocking handler learns of it.

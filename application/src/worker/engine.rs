@@ -4,7 +4,9 @@
 mod hearing;
 mod limits;
 mod notes;
+mod obeying;
 mod pauses;
+mod reporting;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,23 +14,24 @@ use std::{
     time::Duration,
 };
 
-use domain::{QueueName, Slots, Status, TaskId, Turns, WorkerId};
+use domain::{QueueName, Serving, Slots, Status, TaskId, TaskType, Throttle, Turns, WorkerId};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use self::{limits::LimitedQueues, pauses::Pauses};
+use self::{limits::LimitedQueues, pauses::Pauses, reporting::Reports};
 use super::{
     Shutdown, WorkerConfig, WorkerPorts, attempt,
-    attempt::{Ended, Order},
+    attempt::{Ended, Ending, Order},
     fetch::{Fetched, Want, fetch},
     runs::RunBook,
     settle::{self, Settled},
     suspects::RunningSuspects,
 };
 use crate::{
+    fleet::{Ends, written},
     handler::{Recorder, RunningAttempt, Stop, TaskInfo},
     ordering::refill,
-    ports::{ClaimedTask, LimitedTasks, Signal, StoreError, WorkerProfile},
+    ports::{ClaimedTask, GivenCommand, LimitedTasks, Signal, StoreError, WorkerProfile},
 };
 
 /// How often the loop looks around when nothing else wakes it.
@@ -63,6 +66,8 @@ enum Message {
     Paused(Result<Vec<QueueName>, StoreError>),
     /// What came of a claim of at most so many from a queue with limits.
     FetchedLimited(WorkerId, QueueName, usize, Result<LimitedTasks, StoreError>),
+    /// What came of a report: the commands that are to be carried out.
+    Commands(Result<Vec<GivenCommand>, StoreError>),
 }
 
 /// What every attempt needs to run.
@@ -86,9 +91,20 @@ pub(super) struct Engine {
     suspects: RunningSuspects,
     /// Tasks started since the process did.
     started: u64,
+    serving: Serving,
+    /// Those of them that are known.
     queues: Vec<QueueName>,
     pauses: Pauses,
     limited: LimitedQueues,
+    /// Told to take no tasks: until told otherwise, or because it is to end when what runs has ended.
+    paused: bool,
+    finishing: bool,
+    /// Types that are held to a pace, on a clock that began with the worker.
+    throttles: HashMap<TaskType, Throttle>,
+    began: Instant,
+    ends: Ends,
+    reports: Reports,
+    drain: CancellationToken,
     unsettled: VecDeque<Ended>,
     /// Settlements under way, and the endings in them.
     settlements: usize,
@@ -126,8 +142,9 @@ impl Engine {
     pub(super) fn new(config: WorkerConfig, ports: WorkerPorts) -> Self {
         let (outbox, inbox) = mpsc::unbounded_channel();
         let now = Instant::now();
-        let mut queues = if config.queues.is_empty() { ports.routes.queues() } else { config.queues.clone() };
-        queues.retain(|queue| !config.except.contains(queue));
+        let serving = Serving::of(config.queues.clone(), config.except.clone());
+        let known = if serving.is_open() { ports.routes.queues() } else { serving.only().to_vec() };
+        let queues = known.into_iter().filter(|queue| serving.serves(queue)).collect();
         let crew = Arc::new(Crew { ports, recorder: Arc::default(), runs: RunBook::default(), outbox });
         Self {
             slots: Slots::new(config.concurrency),
@@ -137,9 +154,17 @@ impl Engine {
             inbox,
             running: HashMap::new(),
             starting: Vec::new(),
+            serving,
             queues,
             pauses: Pauses::new(now),
             limited: LimitedQueues::default(),
+            paused: false,
+            finishing: false,
+            throttles: HashMap::new(),
+            began: now,
+            ends: Ends::default(),
+            reports: Reports::new(now),
+            drain: CancellationToken::new(),
             unsettled: VecDeque::new(),
             settlements: 0,
             settling: 0,
@@ -173,6 +198,7 @@ impl Engine {
         tokio::spawn(Arc::clone(&self.crew.recorder).run(store, signals, stop_recorder.clone()));
         let _stop_recorder_at_the_end = stop_recorder.drop_guard();
 
+        self.drain = shutdown.drain.clone();
         let mut news = self.crew.ports.signals.work();
         let mut registered: Option<WorkerId> = None;
         let mut give_back_at: Option<Instant> = None;
@@ -190,13 +216,12 @@ impl Engine {
                 continue;
             }
             let draining = give_back_at.is_some();
-            if draining
-                && self.running.is_empty()
-                && self.unsettled.is_empty()
-                && self.settling == 0
-                && self.claims == 0
-                && !self.limited.under_way()
-            {
+            if self.finishing && !draining && self.has_nothing_in_hand() {
+                tracing::info!("all that ran has ended: the worker ends as it was told to");
+                shutdown.drain.cancel();
+                continue;
+            }
+            if draining && self.has_nothing_in_hand() && !self.reports.owes_answers() {
                 break;
             }
             if give_back_at.is_some_and(|at| Instant::now() >= at) {
@@ -224,10 +249,12 @@ impl Engine {
                     self.ask_for_cancellations(worker);
                     self.ask_for_pauses();
                     self.note_runs();
-                    if !draining {
+                    self.report(worker, draining);
+                    let takes_tasks = !(draining || self.paused || self.finishing);
+                    if takes_tasks {
                         self.fetch_limited(worker);
                     }
-                    for _ in 0..if draining { 0 } else { self.claims_at_once() } {
+                    for _ in 0..if takes_tasks { self.claims_at_once() } else { 0 } {
                         self.fetch(worker);
                     }
                 }
@@ -261,10 +288,11 @@ impl Engine {
     async fn register(&mut self, shutdown: &Shutdown) -> Option<WorkerId> {
         let profile = WorkerProfile {
             name: self.config.name.clone(),
-            queues: self.config.queues.clone(),
-            except: self.config.except.clone(),
+            queues: self.serving.only().to_vec(),
+            except: self.serving.except().to_vec(),
             concurrency: self.config.concurrency,
             lease: self.config.lease.length(),
+            about: written(&self.about()),
         };
         let asked = Instant::now();
         // What stands still is known before the first claim.
@@ -279,11 +307,8 @@ impl Engine {
             Ok(worker) => {
                 (self.last_beat, self.next_beat) = (asked, asked + self.config.lease.heartbeat_every());
                 self.next_look = asked;
-                let queues = match (self.config.queues.is_empty(), self.config.except.is_empty()) {
-                    (true, true) => "every queue".into(),
-                    (true, false) => format!("every queue but {}", join(&self.config.except)),
-                    (false, _) => join(&self.queues),
-                };
+                self.reports.start_anew(asked);
+                let queues = describe(&self.serving);
                 let types: Vec<_> =
                     self.crew.ports.registry.iter().map(|spec| spec.name().as_str()).collect();
                 let (name, concurrency) = (&self.config.name, self.config.concurrency);
@@ -299,6 +324,14 @@ impl Engine {
                 None
             }
         }
+    }
+
+    fn has_nothing_in_hand(&self) -> bool {
+        self.running.is_empty()
+            && self.unsettled.is_empty()
+            && self.settling == 0
+            && self.claims == 0
+            && !self.limited.under_way()
     }
 
     fn lease_is_lost(&self) -> bool {
@@ -359,7 +392,7 @@ impl Engine {
         if self.claims >= most_claims || !reason || now < self.claim_not_before {
             return;
         }
-        let others = usize::from(self.config.queues.is_empty());
+        let others = usize::from(self.serving.is_open());
         // What another claim may bring counts as if each queue had got it all.
         let allowance = self.slots.allowance(&self.queues, others).into_iter();
         let allowance = allowance.map(|most| most.saturating_sub(self.reserved));
@@ -400,8 +433,8 @@ impl Engine {
         let want =
             Want { queues, requests, limit, look_at_the_store: look, suspects, limited, named, already };
         let crew = Arc::clone(&self.crew);
-        let known = (look && self.config.queues.is_empty())
-            .then(|| self.queues.iter().chain(&self.config.except).cloned().collect::<Vec<_>>());
+        let known = (look && self.serving.is_open())
+            .then(|| self.queues.iter().chain(self.serving.except()).cloned().collect::<Vec<_>>());
         tokio::spawn(async move {
             let WorkerPorts { store, order, .. } = &crew.ports;
             let fetched = fetch(store.as_ref(), order.as_deref(), worker, &want).await;
@@ -510,6 +543,7 @@ impl Engine {
                 limited.iter().for_each(|queue| self.limited.has_room(queue));
                 self.settlements -= 1;
                 self.settling -= settled.of;
+                self.ends += settled.ends;
                 if let Some(error) = &settled.error {
                     tracing::warn!(%error, waiting = settled.again.len(), "outcomes cannot be stored yet; trying again");
                     self.settle_not_before = Instant::now() + PAUSE_AFTER_ERROR;
@@ -548,10 +582,11 @@ impl Engine {
             }
             Message::Queues(queues) => {
                 for queue in queues {
-                    self.news_of_work |= !self.queues.contains(&queue);
-                    self.learn_queue(&queue);
+                    let known = self.queues.contains(&queue);
+                    self.news_of_work |= self.learn_queue(&queue) && !known;
                 }
             }
+            Message::Commands(answer) => self.take_commands(answer),
         }
     }
 
@@ -601,11 +636,15 @@ impl Engine {
     fn start(&mut self, task: ClaimedTask, worker: WorkerId, lease_holds: bool) {
         let ClaimedTask { id, tenant, task_type, queue, priority, input, limits, counters, .. } = task;
         let number = counters.attempt;
-        tracing::info!(task_id = id.0, attempt = number, task_type = task_type.as_str(), %queue, "task received");
-        self.slots.take(&queue);
-        self.turns.took(&queue);
-        self.suspects.take(counters.suspicion());
-        self.started += 1;
+        let limits = limits.capped(self.config.time_caps);
+        let wait = self.wait_for_pace(&task_type);
+        if wait.is_none() {
+            tracing::info!(task_id = id.0, attempt = number, task_type = task_type.as_str(), %queue, "task received");
+            self.slots.take(&queue);
+            self.turns.took(&queue);
+            self.suspects.take(counters.suspicion());
+            self.started += 1;
+        }
         let info = TaskInfo {
             id,
             tenant,
@@ -619,6 +658,11 @@ impl Engine {
             worker: self.config.name.clone(),
         };
         let attempt = Arc::new(RunningAttempt::new(info, worker, Arc::clone(&self.crew.recorder)));
+        if let Some(wait) = wait {
+            let ending = if lease_holds { Ending::PutOff(wait) } else { Ending::Stopped(Stop::Abandon) };
+            self.unsettled.push_back(Ended::unstarted(attempt, limits, counters, ending));
+            return;
+        }
         // A task that was claimed just as the lease was lost is not run: whoever takes over will.
         if !lease_holds {
             attempt.stop(Stop::Abandon);
@@ -643,6 +687,12 @@ impl Engine {
     }
 }
 
-fn join(queues: &[QueueName]) -> String {
-    queues.iter().map(QueueName::as_str).collect::<Vec<_>>().join(",")
+/// In words.
+fn describe(serving: &Serving) -> String {
+    let join = |queues: &[QueueName]| queues.iter().map(QueueName::as_str).collect::<Vec<_>>().join(",");
+    match (serving.is_open(), serving.except()) {
+        (false, _) => join(serving.only()),
+        (true, []) => "every queue".to_owned(),
+        (true, except) => format!("every queue but {}", join(except)),
+    }
 }

@@ -12,10 +12,11 @@ mod suspects;
 
 use std::{sync::Arc, time::Duration};
 
-use domain::{LeaseTerms, QueueName, QueueOrder, Routes, WorkerName};
+use domain::{LeaseTerms, QueueName, QueueOrder, Routes, TimeCaps, WorkerName};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    fleet::About,
     ports::{Chance, Order, Signals, Store},
     registry::Registry,
 };
@@ -39,6 +40,31 @@ pub struct WorkerConfig {
     pub grace: Duration,
     /// After so many tasks the worker drains by itself, for its supervisor to start a fresh one; `None` for no limit.
     pub max_tasks: Option<u64>,
+    /// The longest that attempts may take here, whatever their tasks allow.
+    pub time_caps: TimeCaps,
+    /// What it says of its process; the task types are added.
+    pub about: About,
+    /// How many bytes of memory the process holds, where that can be told.
+    pub memory: fn() -> Option<u64>,
+}
+
+impl Default for WorkerConfig {
+    /// A worker of every queue with a thousand slots.
+    fn default() -> Self {
+        Self {
+            name: WorkerName::unnamed(),
+            queues: Vec::new(),
+            except: Vec::new(),
+            order: QueueOrder::default(),
+            concurrency: 1000,
+            lease: LeaseTerms::default(),
+            grace: Duration::from_secs(10),
+            max_tasks: None,
+            time_caps: TimeCaps::default(),
+            about: About::default(),
+            memory: || None,
+        }
+    }
 }
 
 /// What a worker, and the upkeep, need from outside.

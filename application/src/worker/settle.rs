@@ -10,6 +10,7 @@ use super::{
     runs::RunBook,
 };
 use crate::{
+    fleet::Ends,
     handler::{Recorder, Stop, TaskInfo},
     ordering::announce_waiting,
     ports::{Applied, Settlement, Signal, StoreError, Waiting},
@@ -27,6 +28,7 @@ pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlemen
         Ending::Stopped(Stop::Abandon) => return None,
         Ending::Stopped(Stop::Cancel) => decide(state, counters, Event::StopCancelled),
         Ending::Stopped(Stop::Release) => decide(state, counters, Event::Release),
+        Ending::PutOff(after) => decide(state, counters, Event::PutOff { after: *after }),
         Ending::Returned(Ok(returned)) => {
             output = Some(returned.clone());
             decide(state, counters, Event::Succeed)
@@ -64,6 +66,8 @@ pub(super) struct Settled {
     pub(super) again: Vec<Ended>,
     /// Why, if the store was away.
     pub(super) error: Option<StoreError>,
+    /// How those ended that are done with.
+    pub(super) ends: Ends,
 }
 
 /// Stores what the attempts left over and settles them; all in `batch` were claimed under one worker id. Tells the
@@ -82,7 +86,7 @@ pub(super) async fn settle(
         let chunks: Vec<_> = batch.iter().flat_map(|ended| ended.leftover.chunks.clone()).collect();
         if !progress.is_empty() || !chunks.is_empty() {
             if let Err(error) = ports.store.record(worker, &progress, &chunks).await {
-                return Settled { of, again: batch, error: Some(error) };
+                return Settled { of, again: batch, error: Some(error), ..Settled::default() };
             }
             for ended in &mut batch {
                 ended.leftover = Default::default();
@@ -96,7 +100,7 @@ pub(super) async fn settle(
     }
     let applied = match ports.store.settle(worker, &settlements).await {
         Ok(applied) => applied,
-        Err(error) => return Settled { of, again: batch, error: Some(error) },
+        Err(error) => return Settled { of, again: batch, error: Some(error), ..Settled::default() },
     };
     let applied_to = batch.iter().zip(&settlements).zip(&applied);
     let ran = applied_to.filter(|(_, applied)| **applied == Applied::Yes);
@@ -107,6 +111,7 @@ pub(super) async fn settle(
         match applied {
             Applied::Yes => {
                 log_end(&ended, &settlement.change);
+                count(&mut settled.ends, &ended, &settlement.change);
                 signals.push(state_signal(&settlement));
                 if matches!(&settlement.change, Change::Wait { after, .. } if after.is_zero()) {
                     waiting.push(place(&ended));
@@ -149,6 +154,17 @@ fn state_signal(settlement: &Settlement) -> Signal {
     Signal::State { task: settlement.task, attempt: settlement.attempt, status }
 }
 
+/// What was put off or given back says nothing about the work.
+fn count(ends: &mut Ends, ended: &Ended, change: &Change) {
+    match change {
+        Change::Finish { end: End::Completed, .. } => ends.completed += 1,
+        Change::Finish { end: End::Failed, .. } => ends.failed += 1,
+        Change::Finish { end: End::Cancelled | End::Expired, .. } => ends.cancelled += 1,
+        Change::Wait { .. } => ends.retried += u64::from(matches!(ended.ending, Ending::Returned(_))),
+        Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => {}
+    }
+}
+
 fn log_end(ended: &Ended, change: &Change) {
     let (id, attempt) = (ended.attempt.info.id.0, ended.counters.attempt);
     let task_type = ended.attempt.info.task_type.as_str();
@@ -158,6 +174,10 @@ fn log_end(ended: &Ended, change: &Change) {
         Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => None,
     };
     let outcome = change.attempt_outcome().map_or("", AttemptOutcome::as_str);
+    if let (Ending::PutOff(after), Change::Wait { .. }) = (&ended.ending, change) {
+        tracing::debug!(task_id = id, attempt, task_type, ?after, "put off: its type is held to a rate here");
+        return;
+    }
     match (change, error) {
         (Change::Finish { end: End::Completed, .. }, _) => {
             tracing::info!(task_id = id, attempt, task_type, seconds, "task succeeded in {seconds:.3}s");

@@ -38,6 +38,12 @@ struct Cli {
     /// Tasks in flight at once [env: WORKER_CONCURRENCY] [default: 1000].
     #[arg(long, short = 'c', value_name = "N")]
     concurrency: Option<usize>,
+    /// Ask handlers to stop after so long, whatever their tasks allow: 240, 4m [env: WORKER_SOFT_TIME_LIMIT].
+    #[arg(long, value_name = "DURATION")]
+    soft_time_limit: Option<String>,
+    /// Stop attempts after so long, whatever their tasks allow: 300, 5m [env: WORKER_TIME_LIMIT].
+    #[arg(long, value_name = "DURATION")]
+    time_limit: Option<String>,
     /// Drain after so many tasks, for a supervisor to start a fresh worker [env: WORKER_MAX_TASKS].
     #[arg(long, value_name = "N")]
     max_tasks: Option<u64>,
@@ -60,6 +66,8 @@ async fn main() -> Result<()> {
     layers.flag("worker_queue_order", cli.queue_order);
     layers.flag("worker_name", cli.name);
     layers.flag("worker_concurrency", cli.concurrency);
+    layers.flag("worker_soft_time_limit", cli.soft_time_limit);
+    layers.flag("worker_time_limit", cli.time_limit);
     layers.flag("worker_max_tasks", cli.max_tasks);
     layers.flag("worker_max_memory", cli.max_memory);
     layers.flag("rust_log", cli.loglevel);

@@ -15,7 +15,7 @@ const STATES: [State; 8] = [
 ];
 
 /// The whole machine as a table: rows are events, columns the states above. `-` is a refusal.
-const TABLE: [(&str, [&str; 8]); 11] = [
+const TABLE: [(&str, [&str; 8]); 12] = [
     // event            Scheduled    Pending      Processing   ..cancelled  Completed Failed      Cancelled   Expired
     ("due", ["pending", "-", "-", "-", "-", "-", "-", "-"]),
     ("claim", ["-", "start", "-", "-", "-", "-", "-", "-"]),
@@ -23,6 +23,7 @@ const TABLE: [(&str, [&str; 8]); 11] = [
     ("fail transient", ["-", "-", "wait", "cancelled", "-", "-", "-", "-"]),
     ("fail permanent", ["-", "-", "failed", "cancelled", "-", "-", "-", "-"]),
     ("release", ["-", "-", "wait", "cancelled", "-", "-", "-", "-"]),
+    ("put off", ["-", "-", "wait", "cancelled", "-", "-", "-", "-"]),
     ("lose worker", ["-", "-", "wait", "cancelled", "-", "-", "-", "-"]),
     ("cancel", ["cancelled", "cancelled", "request cancel", "request cancel", "-", "-", "-", "-"]),
     ("stop cancelled", ["-", "-", "-", "cancelled", "-", "-", "-", "-"]),
@@ -56,6 +57,7 @@ impl Fixture {
             "fail transient" => fail(&self.transient),
             "fail permanent" => fail(&self.permanent),
             "release" => Event::Release,
+            "put off" => Event::PutOff { after: Duration::from_secs(3) },
             "lose worker" => Event::LoseWorker { charged: true },
             "cancel" => Event::Cancel,
             "stop cancelled" => Event::StopCancelled,
@@ -129,7 +131,7 @@ fn the_documented_picture_is_this_one() {
             let to: &[&str] = match cell {
                 "pending" | "reopen" => &["PENDING"],
                 "start" => &["PROCESSING"],
-                "wait" if event == "fail transient" => &["SCHEDULED"],
+                "wait" if matches!(event, "fail transient" | "put off") => &["SCHEDULED"],
                 "wait" => &["PENDING"],
                 "completed" => &["COMPLETED"],
                 "failed" => &["FAILED"],
@@ -219,13 +221,13 @@ fn another_run_starts_with_whole_budgets() {
 }
 
 #[test]
-fn a_rate_limit_and_a_drain_cost_no_budget() {
+fn a_rate_limit_here_or_there_and_a_drain_cost_no_budget() {
     let fixture = Fixture::new();
     let limited = Failure::new(ErrorClass::RateLimited, "rate_limit_exceeded", "slow down");
     let before = Counters { attempt: 4, failures: 3, crashes: 2, ..Counters::default() };
     let fail =
         Event::Fail { failure: &limited, policy: &fixture.policy, limits: &fixture.limits, chance: 0.1 };
-    for event in [fail, Event::Release] {
+    for event in [fail, Event::Release, Event::PutOff { after: Duration::from_secs(9) }] {
         match decide(State::Processing { cancel_requested: false }, before, event) {
             Ok(Change::Wait { counters, outcome: AttemptOutcome::Released, .. }) => {
                 assert_eq!(counters, before);

@@ -112,6 +112,7 @@ pub fn profile(name: &str) -> WorkerProfile {
         except: Vec::new(),
         concurrency: 10,
         lease: LEASE,
+        about: None,
     }
 }
 

@@ -38,6 +38,7 @@ pub mod cancel;
 pub mod claim;
 pub mod delete;
 pub mod fixtures;
+pub mod fleet;
 pub mod history;
 pub mod mirror;
 pub mod model;
@@ -205,6 +206,15 @@ macro_rules! store_contract {
                 suspects_of_a_limited_queue_count_as_the_others_do
                 limits_hold_over_many_claimers_at_once
             }
+            fleet {
+                a_worker_is_shown_as_it_introduced_itself
+                the_last_report_is_shown
+                workers_that_are_gone_are_listed_for_a_while
+                commands_are_given_until_they_are_answered
+                an_answer_is_the_workers_own_and_the_first_one_stands
+                who_is_gone_is_told_nothing
+                old_reports_are_forgotten_in_steps
+            }
             mirror {
                 both_answer_alike_first
                 both_answer_alike_second
@@ -242,6 +252,7 @@ mod tests {
             include_str!("cancel.rs"),
             include_str!("claim.rs"),
             include_str!("delete.rs"),
+            include_str!("fleet.rs"),
             include_str!("history.rs"),
             include_str!("mirror.rs"),
             include_str!("model.rs"),

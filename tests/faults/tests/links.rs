@@ -84,7 +84,7 @@ async fn a_heartbeat_that_hangs_does_not_cost_the_lease() {
         concurrency: 5,
         lease,
         grace: Duration::ZERO,
-        max_tasks: None,
+        ..WorkerConfig::default()
     };
     let ports = WorkerPorts {
         store: store.clone(),

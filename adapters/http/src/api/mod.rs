@@ -6,13 +6,15 @@ mod queues;
 mod schedules;
 mod system;
 mod tasks;
+mod workers;
 
-use application::{queues::Queues, schedules::Schedules, tasks::Tasks};
+use application::{fleet::Workers, queues::Queues, schedules::Schedules, tasks::Tasks};
 use poem_openapi::Tags;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     manual::ManualApi, queues::QueuesApi, schedules::SchedulesApi, system::SystemApi, tasks::TasksApi,
+    workers::WorkersApi,
 };
 use crate::{
     ApiConfig,
@@ -28,6 +30,8 @@ pub struct UseCases {
     pub schedules: Schedules,
     /// What operators do with queues.
     pub queues: Queues,
+    /// What those do with workers who run the installation.
+    pub workers: Workers,
 }
 
 /// What the operations share.
@@ -53,6 +57,10 @@ impl Context {
         Ok(&self.use_cases()?.queues)
     }
 
+    fn workers(&self) -> Result<&Workers, ApiError> {
+        Ok(&self.use_cases()?.workers)
+    }
+
     fn use_cases(&self) -> Result<&UseCases, ApiError> {
         let detail = "this server has no task store";
         let problem = || ProblemJson(Problem::new(poem::http::StatusCode::SERVICE_UNAVAILABLE, detail));
@@ -71,6 +79,8 @@ enum Tag {
     Schedules,
     /// Where tasks wait: how each queue fares, and letting it stand still, go on, or be emptied.
     Queues,
+    /// Who runs tasks, and what they are told to do.
+    Workers,
     /// How the product fares.
     System,
 }

@@ -20,6 +20,7 @@ async fn handled() -> Client {
         except: Vec::new(),
         concurrency: 2,
         lease: std::time::Duration::from_secs(12),
+        about: None,
     };
     let worker = store.register(&profile).await.expect("registered");
     let queue = QueueName::new("demo_tasks").expect("a queue");

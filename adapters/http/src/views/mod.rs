@@ -15,6 +15,7 @@ use crate::body::AnyJson;
 pub(crate) mod manual;
 pub(crate) mod queues;
 pub(crate) mod schedules;
+pub(crate) mod workers;
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, Serialize)]

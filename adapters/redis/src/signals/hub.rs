@@ -63,7 +63,7 @@ impl Hub {
         let listeners = lock(&self.listeners);
         for signal in signals {
             let sender = match &signal {
-                Signal::Work { .. } | Signal::Cancel(_) => Some(&self.work),
+                Signal::Work { .. } | Signal::Cancel(_) | Signal::Command(_) => Some(&self.work),
                 Signal::State { task, .. } | Signal::Progress { task, .. } => {
                     listeners.by_task.get(task).map(|channel| &channel.listeners)
                 }

@@ -77,6 +77,7 @@ impl Batch {
                         // Names go by the order only.
                         Signal::Work { queues, tasks: _ } => self.queues.extend(queues),
                         signal @ (Signal::Cancel(_)
+                        | Signal::Command(_)
                         | Signal::State { .. }
                         | Signal::Progress { .. }
                         | Signal::Chunk(_)) => self.signals.push(signal),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use application::ports::{ChunkRecord, Signal};
-use domain::{Progress, QueueName, Status, TaskId};
+use domain::{Progress, QueueName, Status, TaskId, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Keys;
@@ -36,6 +36,9 @@ enum News {
     },
     Cancel {
         tasks: Vec<i64>,
+    },
+    Command {
+        workers: Vec<i64>,
     },
     State {
         task: i64,
@@ -112,7 +115,7 @@ fn talkative(signal: &Signal) -> Option<TaskId> {
     match signal {
         Signal::Progress { task, .. } => Some(*task),
         Signal::Chunk(chunk) => Some(chunk.task),
-        Signal::Work { .. } | Signal::Cancel(_) | Signal::State { .. } => None,
+        Signal::Work { .. } | Signal::Cancel(_) | Signal::Command(_) | Signal::State { .. } => None,
     }
 }
 
@@ -151,6 +154,10 @@ impl News {
                 (Audience::Workers, Self::Work { queues, tasks: numbers(tasks) })
             }
             Signal::Cancel(tasks) => (Audience::Workers, Self::Cancel { tasks: numbers(tasks) }),
+            Signal::Command(workers) => {
+                let workers = workers.into_iter().map(|worker| worker.0).collect();
+                (Audience::Workers, Self::Command { workers })
+            }
             Signal::State { task, attempt, status } => {
                 let status = Cow::Borrowed(status.as_str());
                 (Audience::Readers(task), Self::State { task: task.0, attempt, status })
@@ -174,6 +181,9 @@ impl News {
                 vec![Signal::Work { queues, tasks: tasks.into_iter().map(TaskId).collect() }]
             }
             Self::Cancel { tasks } => vec![Signal::Cancel(tasks.into_iter().map(TaskId).collect())],
+            Self::Command { workers } => {
+                vec![Signal::Command(workers.into_iter().map(WorkerId).collect())]
+            }
             Self::State { task, attempt, status } => state((task, attempt, status)).into_iter().collect(),
             Self::States { tasks } => tasks.into_iter().filter_map(state).collect(),
             Self::Progress { task, attempt, current, total, message } => {
@@ -198,6 +208,7 @@ mod tests {
             Signal::work(vec![QueueName::default_queue()]),
             Signal::Work { queues: vec![QueueName::default_queue()], tasks: vec![task] },
             Signal::Cancel(vec![task, TaskId(8)]),
+            Signal::Command(vec![WorkerId(3)]),
             Signal::State { task, attempt: 2, status: Status::Completed },
             Signal::Progress { task, attempt: 2, progress: Progress::new(1, 3, Some("a \"third\"\n")) },
             Signal::Progress { task: TaskId(8), attempt: 1, progress: Progress::new(u64::MAX, 0, None) },
@@ -214,7 +225,7 @@ mod tests {
         let mut got: Vec<_> =
             messages.iter().flat_map(|(_, message)| decode(message.as_bytes(), &receiver)).collect();
         let mut sent = every_kind();
-        let other_task = sent.remove(5);
+        let other_task = sent.remove(6);
         assert_eq!(got.pop(), Some(other_task));
         assert_eq!(got, sent);
         for (_, message) in messages {

@@ -15,10 +15,12 @@ impl Engine {
                     self.next_ask = Instant::now();
                 }
             }
+            Ok(Signal::Command(_)) => self.reports.hurry(Instant::now()),
             Ok(Signal::State { .. } | Signal::Progress { .. } | Signal::Chunk(_)) => {}
             Err(RecvError::Lagged(_)) => {
                 self.news_of_work = true;
                 self.next_ask = Instant::now();
+                self.reports.hurry(Instant::now());
             }
             // Without a bus the loop still looks at the store by itself.
             Err(RecvError::Closed) => {}
@@ -39,13 +41,15 @@ impl Engine {
         self.news_of_work |= ours;
     }
 
-    /// Whether this worker serves the queue; a worker of all queues serves it from now on.
+    /// Whether this worker serves the queue; from now on it is among those that are known.
     pub(super) fn learn_queue(&mut self, queue: &QueueName) -> bool {
-        let known = self.queues.contains(queue);
-        if !known && self.config.queues.is_empty() && !self.config.except.contains(queue) {
-            self.queues.push(queue.clone());
+        if self.queues.contains(queue) {
             return true;
         }
-        known
+        let serves = self.serving.serves(queue);
+        if serves {
+            self.queues.push(queue.clone());
+        }
+        serves
     }
 }

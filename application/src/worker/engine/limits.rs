@@ -92,7 +92,7 @@ impl Engine {
         if now < self.claim_not_before || limited.values().all(|settings| settings.limits.are_none()) {
             return;
         }
-        let others = usize::from(self.config.queues.is_empty());
+        let others = usize::from(self.serving.is_open());
         for (queue, limits) in self.open_limited() {
             let look = self.limited.looks.get(&queue);
             if look.is_some_and(|look| look.under_way || now < look.next) {

@@ -9,11 +9,12 @@ use std::{
 };
 
 use application::ports::{
-    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, DueSchedule,
-    FailureGroup, Fired, Firing, FiringRecord, Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue,
-    Overrunning, ProgressRecord, Purged, Put, QueueCounts, QueueStore, RecentRuns, Reprioritised, Retry,
-    RetryOutcome, RunRecord, ScheduleStore, Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore,
-    UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, CommandAnswer, CommandId, DeleteOutcome,
+    DiscardOutcome, DueSchedule, FailureGroup, Fired, Firing, FiringRecord, Fleet, FleetStore, GivenCommand,
+    Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, Purged, Put,
+    QueueCounts, QueueStore, RecentRuns, Reprioritised, Retry, RetryOutcome, RunRecord, ScheduleStore,
+    Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Wanted, WorkStore,
+    WorkerProfile, WorkerReport,
 };
 use async_trait::async_trait;
 use domain::{
@@ -393,5 +394,33 @@ impl ScheduleStore for BrokenStore {
         limit: usize,
     ) -> Result<Option<Vec<FiringRecord>>, StoreError> {
         self.inner.firings(tenant, name, before, limit).await
+    }
+}
+
+#[async_trait]
+impl FleetStore for BrokenStore {
+    async fn workers(&self, wanted: Wanted) -> Result<Fleet, StoreError> {
+        self.inner.workers(wanted).await
+    }
+
+    async fn command(&self, workers: &[WorkerId], command: &str) -> Result<Vec<CommandId>, StoreError> {
+        self.inner.command(workers, command).await
+    }
+
+    async fn answers(&self, commands: &[CommandId]) -> Result<Vec<CommandAnswer>, StoreError> {
+        self.inner.answers(commands).await
+    }
+
+    async fn report(
+        &self,
+        worker: WorkerId,
+        report: Option<WorkerReport>,
+        answers: &[CommandAnswer],
+    ) -> Result<Vec<GivenCommand>, StoreError> {
+        self.inner.report(worker, report, answers).await
+    }
+
+    async fn forget_reports(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.inner.forget_reports(age, limit).await
     }
 }

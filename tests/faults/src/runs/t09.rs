@@ -137,7 +137,7 @@ impl House {
                 concurrency: 20,
                 lease: self.lease,
                 grace: Duration::from_secs(5),
-                max_tasks: None,
+                ..WorkerConfig::default()
             };
             tokio::spawn(Worker::new(config, ports).run(shutdown.clone()));
         }
