@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod config;
+pub mod doctor;
 pub mod embedded;
 pub mod logs;
 mod memory;

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use task_runner::{
     client,
     config::{Config, Database, Layers},
+    doctor,
     process::{Process, Role},
     wiring,
 };
@@ -63,6 +64,22 @@ enum Command {
     Submit(client::SubmitArgs),
     /// Watches a task: a progress bar, the text as it is written, the result.
     Watch(client::WatchArgs),
+    /// Looks for what keeps tasks from running, and says what to do about it.
+    Doctor(doctor::DoctorArgs),
+    /// Lists the workers.
+    Workers(client::WorkersArgs),
+    /// Shows what living workers do.
+    Inspect(client::InspectArgs),
+    /// Tells living workers what to do.
+    Control(client::ControlArgs),
+    /// Lists tasks, shows them, stops them, runs them again, removes them.
+    Tasks(client::TasksArgs),
+    /// Lists queues, pauses and resumes them, cancels what waits there.
+    Queues(client::QueuesArgs),
+    /// Lists schedules, pauses and resumes them, triggers them, shows what they fired.
+    Schedules(client::SchedulesArgs),
+    /// Counts tasks by queue and state.
+    Stats(client::StatsArgs),
     /// Does what a newcomer would do against a running server, and says how it went.
     Smoke(client::SmokeArgs),
 }
@@ -92,6 +109,14 @@ async fn main() -> Result<std::process::ExitCode> {
         Some(Command::Config) => print_config(&layers),
         Some(Command::Submit(args)) => return client::submit(args).await,
         Some(Command::Watch(args)) => return client::watch(args).await,
+        Some(Command::Doctor(args)) => return doctor::doctor(args, layers.config()).await,
+        Some(Command::Workers(args)) => return client::workers(args).await,
+        Some(Command::Inspect(args)) => return client::inspect(args).await,
+        Some(Command::Control(args)) => return client::control(args).await,
+        Some(Command::Tasks(args)) => return client::tasks(args).await,
+        Some(Command::Queues(args)) => return client::queues(args).await,
+        Some(Command::Schedules(args)) => return client::schedules(args).await,
+        Some(Command::Stats(args)) => return client::stats(args).await,
         Some(Command::Smoke(args)) => return client::smoke(args).await,
     }
     Ok(std::process::ExitCode::SUCCESS)

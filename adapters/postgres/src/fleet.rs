@@ -222,8 +222,8 @@ impl Operation for ForgetReports {
         // As many rows as there are workers, and were of late.
         let reports = "
             DELETE FROM worker_report WHERE worker = ANY(ARRAY(
-                SELECT r.worker FROM worker_report r JOIN worker w ON w.id = r.worker
-                WHERE r.told_at < coalesce($1, now()) - $2 AND (w.dead_at IS NOT NULL OR w.retired_at IS NOT NULL)
+                SELECT r.worker FROM worker_report r WHERE r.told_at < coalesce($1, now()) - $2
+                AND (SELECT w.dead_at IS NOT NULL OR w.retired_at IS NOT NULL FROM worker w WHERE w.id = r.worker)
                 ORDER BY r.worker LIMIT $3))";
         let mut forgotten = 0;
         for sql in [commands, reports] {

@@ -1,18 +1,29 @@
 //! The command line's client side: it talks HTTP to a running server, as any other client would.
 
+mod queues;
+mod schedules;
 mod smoke;
 mod sse;
+mod stats;
 mod submit;
+mod table;
+mod tasks;
 mod watch;
+mod workers;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
+pub use queues::{QueuesArgs, queues};
+pub use schedules::{SchedulesArgs, schedules};
 pub use smoke::{SmokeArgs, smoke};
+pub use stats::{StatsArgs, stats};
 pub use submit::{SubmitArgs, submit};
+pub use tasks::{TasksArgs, tasks};
 pub use watch::{WatchArgs, watch};
+pub use workers::{ControlArgs, InspectArgs, WorkersArgs, control, inspect, workers};
 
 use crate::config::parse_duration;
 
@@ -20,7 +31,14 @@ use crate::config::parse_duration;
 #[derive(Debug, clap::Args)]
 pub struct Server {
     /// The server, with the API's prefix if it is not /api/v1.
-    #[arg(long, env = "TASK_RUNNER_URL", default_value = "http://127.0.0.1:8000", value_name = "URL")]
+    #[arg(
+        long,
+        visible_alias = "server",
+        env = "TASK_RUNNER_URL",
+        default_value = "http://127.0.0.1:8000",
+        value_name = "URL",
+        global = true
+    )]
     url: String,
 }
 
@@ -49,13 +67,27 @@ impl Api {
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         let url = format!("{}{path}", self.base);
         let answer = self.http.get(&url).timeout(Duration::from_secs(90)).send().await;
-        read(answer.with_context(|| format!("{url} cannot be reached; is the server running?"))?).await
+        read(answer.with_context(|| unreachable(&url))?).await
+    }
+
+    /// As [`Self::get`], also where the status says that something is wrong.
+    pub(crate) async fn get_any_status(&self, path: &str) -> Result<Value> {
+        let url = format!("{}{path}", self.base);
+        let answer = self.http.get(&url).timeout(Duration::from_secs(30)).send().await;
+        answer.with_context(|| unreachable(&url))?.json().await.context("the server's answer is not JSON")
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let url = format!("{}{path}", self.base);
-        let answer = self.http.post(&url).json(body).timeout(Duration::from_secs(30)).send().await;
-        read(answer.with_context(|| format!("{url} cannot be reached; is the server running?"))?).await
+        let answer = self.http.post(&url).json(body).timeout(Duration::from_secs(90)).send().await;
+        read(answer.with_context(|| unreachable(&url))?).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
+        let url = format!("{}{path}", self.base);
+        let answer = self.http.delete(&url).timeout(Duration::from_secs(30)).send().await;
+        let answer = answer.with_context(|| unreachable(&url))?;
+        if answer.status().is_success() { Ok(()) } else { Err(problem(answer).await) }
     }
 
     /// Opens a task's live events.
@@ -65,12 +97,16 @@ impl Api {
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
-        let answer = request
-            .send()
-            .await
-            .with_context(|| format!("{url} cannot be reached; is the server running?"))?;
+        let answer = request.send().await.with_context(|| unreachable(&url))?;
         if answer.status().is_success() { Ok(answer) } else { Err(problem(answer).await) }
     }
+}
+
+fn unreachable(url: &str) -> String {
+    format!(
+        "{url} cannot be reached; start a server (`task-runner`, or `task-runner-api` beside workers), or name another \
+         with --url"
+    )
 }
 
 async fn read(answer: reqwest::Response) -> Result<Value> {
@@ -119,6 +155,53 @@ pub(crate) fn completed(task: &Value) -> Result<()> {
     }
 }
 
+/// The items of a list.
+pub(crate) fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list["items"].as_array().into_iter().flatten()
+}
+
+/// A list as the server answered it, or as a table.
+pub(crate) fn show(json: bool, answer: &Value, table: &table::Table) {
+    if json {
+        println!("{answer:#}");
+    } else if table.is_empty() {
+        println!("none");
+    } else {
+        println!("{table}");
+    }
+}
+
+/// A text as one part of a path, or as a value in a query (RFC 3986).
+pub(crate) fn segment(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+/// A path with those parameters that are given.
+pub(crate) fn query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
+    let given = parameters
+        .iter()
+        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", segment(value))));
+    let given: Vec<_> = given.collect();
+    if given.is_empty() { path.to_owned() } else { format!("{path}?{}", given.join("&")) }
+}
+
 fn duration_argument(text: &str) -> Result<Duration, String> {
     parse_duration(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_parts_of_a_path() {
+        assert_eq!(segment("urgent-worker@h/1 ä"), "urgent-worker%40h%2F1%20%C3%A4");
+        let parameters = [("status", Some("pending,running".to_owned())), ("type", None)];
+        assert_eq!(query("/tasks", &parameters), "/tasks?status=pending%2Crunning");
+        assert_eq!(query("/tasks", &[]), "/tasks");
+    }
 }

@@ -17,7 +17,7 @@ async fn recent(store: &dyn Store) -> Vec<WorkerId> {
 }
 
 fn report(standing: &str) -> WorkerReport {
-    WorkerReport { queues: vec![queue("a")], concurrency: 3, standing: json(standing) }
+    WorkerReport { queues: vec![queue("a")], except: Vec::new(), concurrency: 3, standing: json(standing) }
 }
 
 fn answer(id: CommandId, done: bool, message: &str) -> CommandAnswer {

@@ -24,3 +24,4 @@ mod start;
 mod store_outage;
 mod task_types;
 mod webhooks;
+mod workers;
