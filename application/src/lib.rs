@@ -8,6 +8,7 @@
 
 pub mod combine;
 pub mod fleet;
+mod flows;
 pub mod handler;
 pub mod in_process;
 pub mod inbox;

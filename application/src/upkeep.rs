@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{firing::fire_due, queues::QueueCare};
 use crate::{
+    flows::follow_up,
     ordering::{announce_waiting, sweep},
     ports::{Applied, Orphan, Overdue, Overrunning, Settlement, Signal, StoreError, Waiting},
     worker::WorkerPorts,
@@ -77,6 +78,8 @@ pub struct Round {
     pub ticks: usize,
     /// Tasks that grew more urgent by waiting.
     pub raised: usize,
+    /// Ends of tasks that others wait for.
+    pub followed_up: usize,
 }
 
 impl Upkeep {
@@ -115,9 +118,24 @@ impl Upkeep {
                     ROUND
                 }
             };
+            if self.rest(pause, &stop).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits, and follows up what ends in this process meanwhile as soon as it does. Answers whether to stop.
+    async fn rest(&self, pause: Duration, stop: &CancellationToken) -> bool {
+        let end = Instant::now() + pause;
+        loop {
             tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return true,
+                () = tokio::time::sleep_until(end) => return false,
+                () = self.ports.store.need_ended() => {}
+            }
+            // Where it is refused, the next round tries again, and complains.
+            while matches!(follow_up(&self.ports, STEP).await, Ok(seen) if seen > 0) {
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -147,8 +165,9 @@ impl Upkeep {
         let ticks = fire_due(&self.ports, STEP).await?;
         let raised = self.queue_care.age(&self.ports).await?;
         self.queue_care.warn_of_unserved(&self.ports).await?;
+        let followed_up = follow_up(&self.ports, STEP).await?;
         let (promoted, expired) = (promoted.len(), expired.len());
-        Ok(Round { promoted, expired, buried, taken_over, overrun, removed, ticks, raised })
+        Ok(Round { promoted, expired, buried, taken_over, overrun, removed, ticks, raised, followed_up })
     }
 
     /// Declares workers dead whose lease has run out, once it was watched unchanged for long enough on this process's

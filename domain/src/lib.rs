@@ -9,6 +9,7 @@
 pub mod capacity;
 pub mod failure;
 pub mod fleet;
+pub mod flow;
 pub mod json;
 pub mod lease;
 pub mod name;

@@ -74,6 +74,17 @@ pub enum Event<'a> {
     StopCancelled,
     /// Its `expires_at` has passed.
     Expire,
+    /// One that it waits for did not complete, and it cannot do without.
+    GiveUp {
+        /// Which, and how that ended.
+        failure: &'a Failure,
+    },
+    /// Nothing is left to wait for, and it ends without a worker: a batch whose items have ended, or a task whose input
+    /// cannot be put together.
+    Conclude {
+        /// What was wrong, if anything.
+        failure: Option<&'a Failure>,
+    },
     /// Someone asks to run an ended task again.
     Retry,
 }
@@ -208,6 +219,9 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             Event::Claim => Err(Refusal::NotDue),
             Event::Cancel => Ok(finish(End::Cancelled, counters, None)),
             Event::Expire => Ok(finish(End::Expired, counters, Some(expired()))),
+            Event::GiveUp { failure } => Ok(finish(End::Cancelled, counters, Some(failure.clone()))),
+            Event::Conclude { failure: None } => Ok(finish(End::Completed, counters, None)),
+            Event::Conclude { failure } => Ok(finish(End::Failed, counters, failure.cloned())),
             Event::Retry => Err(Refusal::NotEnded),
             Event::Succeed
             | Event::Fail { .. }
@@ -217,7 +231,7 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             | Event::StopCancelled => Err(Refusal::NotProcessing),
         },
         State::Pending => match event {
-            Event::Due => Err(Refusal::AlreadyPending),
+            Event::Due | Event::GiveUp { .. } | Event::Conclude { .. } => Err(Refusal::AlreadyPending),
             Event::Claim => Ok(Change::Start),
             Event::Cancel => Ok(finish(End::Cancelled, counters, None)),
             Event::Expire => Ok(finish(End::Expired, counters, Some(expired()))),
@@ -230,7 +244,9 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             | Event::StopCancelled => Err(Refusal::NotProcessing),
         },
         State::Processing { cancel_requested } => match event {
-            Event::Due | Event::Claim | Event::Expire => Err(Refusal::Processing),
+            Event::Due | Event::Claim | Event::Expire | Event::GiveUp { .. } | Event::Conclude { .. } => {
+                Err(Refusal::Processing)
+            }
             Event::Retry => Err(Refusal::NotEnded),
             // The work is done and paid for: a cancellation that came too late does not throw it away.
             Event::Succeed => Ok(finish(End::Completed, counters, None)),
@@ -264,6 +280,8 @@ pub fn decide(state: State, counters: Counters, event: Event<'_>) -> Result<Chan
             | Event::LoseWorker { .. }
             | Event::Cancel
             | Event::StopCancelled
+            | Event::GiveUp { .. }
+            | Event::Conclude { .. }
             | Event::Expire => Err(Refusal::Ended),
         },
     }

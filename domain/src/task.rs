@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     AttemptOutcome, End, Failure, Idempotency, Json, Priority, Progress, QueueName, State, TaskType, Tenant,
-    Timestamp, Unique, UniqueKey, WorkerName,
+    Timestamp, Unique, UniqueKey, WorkerName, flow::Needs,
 };
 
 /// A task's number: positive, rising with submission, never reused.
@@ -273,6 +273,12 @@ pub struct Task {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub completed_at: Option<Timestamp>,
+    /// Others that it waits for, or has waited for, and that wait for it; `None` where there are none.
+    pub needs: Option<Needs>,
+    /// How many others it still waits for; `None` unless it does.
+    pub waits_for: Option<u32>,
+    /// The batch that it belongs to.
+    pub batch: Option<TaskId>,
 }
 
 impl Task {

@@ -35,6 +35,10 @@ const ANSWERS: &[&str] = &[
     "WorkerList",
     "WorkerAnswer",
     "CommandAnswers",
+    "Batch",
+    "BatchList",
+    "BatchRetried",
+    "Articles",
 ];
 
 /// Schemas of bodies: null counts as absent, and there are no other fields.
@@ -49,10 +53,14 @@ const BODIES: &[&str] = &[
     "Concurrency",
     "QueueChoice",
     "RateLimit",
+    "BatchRequest",
+    "ArticlesRequest",
 ];
 
 /// Operations that the state of a task, or of a worker, may not allow.
 const STATE_MATTERS: &[&str] = &[
+    "cancel_batch",
+    "retry_batch",
     "cancel_task",
     "change_task",
     "delete_task",
@@ -71,7 +79,7 @@ const STATE_MATTERS: &[&str] = &[
 ];
 
 /// Operations that store new tasks.
-const SUBMITS: &[&str] = &["submit_task", "trigger_schedule"];
+const SUBMITS: &[&str] = &["submit_task", "submit_batch", "generate_articles", "trigger_schedule"];
 
 /// Finishes the generator's document; the result is indented and stable.
 pub(crate) fn finish(generated: &str) -> String {

@@ -9,11 +9,14 @@ use serde_json::value::RawValue;
 
 use crate::problem::{ApiError, FieldError};
 
+/// A list with more mistakes is not read on.
+const MOST_ERRORS: usize = 50;
+
 /// The fields of a JSON object, taken one by one. A field that is null counts as absent.
 pub(crate) struct Fields<'a> {
     fields: BTreeMap<String, &'a RawValue>,
     /// Where the object stands in the body, such as `task.`.
-    prefix: &'static str,
+    prefix: String,
     pub(crate) errors: Vec<FieldError>,
 }
 
@@ -29,7 +32,7 @@ pub(crate) fn read_body<T>(
             }
             _ => ApiError::bad_request(format!("the body is not valid JSON: {error}")),
         })?;
-    let mut fields = Fields { fields, prefix: "", errors: Vec::new() };
+    let mut fields = Fields { fields, prefix: String::new(), errors: Vec::new() };
     let value = read(&mut fields);
     fields.refuse_the_rest();
     match value {
@@ -54,7 +57,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn object<T>(
         &mut self,
         field: &str,
-        prefix: &'static str,
+        prefix: &str,
         read: impl FnOnce(&mut Fields<'a>) -> Option<T>,
     ) -> Option<T> {
         let value = self.raw(field)?;
@@ -62,11 +65,55 @@ impl<'a> Fields<'a> {
             self.refuse(field, "it is not a JSON object");
             return None;
         };
+        let prefix = format!("{}{prefix}", self.prefix);
         let mut inner = Fields { fields, prefix, errors: Vec::new() };
         let value = read(&mut inner);
         inner.refuse_the_rest();
         self.errors.append(&mut inner.errors);
         value
+    }
+
+    /// Reads a list of objects inside this one, under the same rules. What one does not say, `defaults` say. It stops when
+    /// there are more mistakes than anybody reads.
+    pub(crate) fn objects<T>(
+        &mut self,
+        field: &str,
+        defaults: &BTreeMap<String, &'a RawValue>,
+        mut read: impl FnMut(&mut Fields<'a>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let value = self.raw(field)?;
+        let Ok(list) = serde_json::from_str::<Vec<&'a RawValue>>(value.get()) else {
+            self.refuse(field, "it is not a list");
+            return None;
+        };
+        let mut all = Vec::with_capacity(list.len());
+        for (place, value) in list.into_iter().enumerate() {
+            let Ok(mut fields) = serde_json::from_str::<BTreeMap<String, &'a RawValue>>(value.get()) else {
+                self.refuse(&format!("{field}[{place}]"), "it is not a JSON object");
+                continue;
+            };
+            for (name, value) in defaults {
+                fields.entry(name.clone()).or_insert(value);
+            }
+            let prefix = format!("{}{field}[{place}].", self.prefix);
+            let mut inner = Fields { fields, prefix, errors: Vec::new() };
+            all.extend(read(&mut inner));
+            inner.refuse_the_rest();
+            self.errors.append(&mut inner.errors);
+            if self.errors.len() > MOST_ERRORS {
+                break;
+            }
+        }
+        Some(all)
+    }
+
+    /// The fields of an object inside this one, as they are.
+    pub(crate) fn raw_object(&mut self, field: &str) -> BTreeMap<String, &'a RawValue> {
+        let Some(value) = self.raw(field) else { return BTreeMap::new() };
+        serde_json::from_str(value.get()).unwrap_or_else(|_| {
+            self.refuse(field, "it is not a JSON object");
+            BTreeMap::new()
+        })
     }
 
     fn refuse_the_rest(&mut self) {

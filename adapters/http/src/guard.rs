@@ -33,6 +33,7 @@ struct Rules {
     places: Semaphore,
     waiting_places: Semaphore,
     body_limit: usize,
+    batches: (String, usize),
     body_timeout: Duration,
     hosts: Vec<String>,
     /// Each route of the document with its methods, for `Allow`.
@@ -47,6 +48,7 @@ impl Guard {
             places: Semaphore::new(config.max_requests),
             waiting_places: Semaphore::new(config.max_waiting_requests),
             body_limit: config.body_limit,
+            batches: (format!("{}/batches", config.prefix), config.batch_body_limit),
             body_timeout: config.body_timeout,
             hosts,
             routes,
@@ -159,7 +161,9 @@ impl Guard {
 
     /// Reads the body within its limits and decides about its media type.
     async fn read_body(&self, request: &mut Request) -> Result<(), ProblemJson> {
-        let (limit, patience) = (self.0.body_limit, self.0.body_timeout);
+        let (batches, batch_limit) = &self.0.batches;
+        let limit = if request.uri().path() == batches { *batch_limit } else { self.0.body_limit };
+        let patience = self.0.body_timeout;
         let mut pieces = request.take_body().into_bytes_stream();
         let bytes = match tokio::time::timeout(patience, collect(&mut pieces, limit)).await {
             Ok(Ok(Some(bytes))) => bytes,

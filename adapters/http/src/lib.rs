@@ -5,6 +5,7 @@
 //! connections.
 
 mod api;
+mod batching;
 mod body;
 mod callback;
 mod document;
@@ -48,6 +49,8 @@ pub struct ApiConfig {
     pub version: String,
     /// The largest request body, in bytes.
     pub body_limit: usize,
+    /// The same, of a batch.
+    pub batch_body_limit: usize,
     /// How long a client may take to send its headers.
     pub header_timeout: Duration,
     /// How long it may take to send its body.
@@ -71,6 +74,7 @@ impl Default for ApiConfig {
             app_name: "Async AI Task Runner".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             body_limit: 1_310_720,
+            batch_body_limit: 16 << 20,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             max_connections: 10_000,
@@ -92,12 +96,20 @@ fn description(config: &ApiConfig) -> OpenApiService<Apis, ()> {
     service(config, api::Context { use_cases: None, config: config.clone(), stopping: Default::default() })
 }
 
-type Apis =
-    (api::TasksApi, api::ManualApi, api::SchedulesApi, api::QueuesApi, api::WorkersApi, api::SystemApi);
+type Apis = (
+    api::TasksApi,
+    api::BatchesApi,
+    api::ManualApi,
+    api::SchedulesApi,
+    api::QueuesApi,
+    api::WorkersApi,
+    api::SystemApi,
+);
 
 fn service(config: &ApiConfig, context: api::Context) -> OpenApiService<Apis, ()> {
     let apis = (
         api::TasksApi(context.clone()),
+        api::BatchesApi(context.clone()),
         api::ManualApi(context.clone()),
         api::SchedulesApi(context.clone()),
         api::QueuesApi(context.clone()),

@@ -1,13 +1,16 @@
 //! The body of a submission: read field by field, so that every mistake is named at once.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use application::{
     task_types::{Callback, DEFAULT_MODEL, DEFAULT_TYPE},
-    tasks::Submission,
+    tasks::{After, FlowSubmission, ItemSubmission, Submission},
 };
 use chrono::{DateTime, Utc};
-use domain::{Json, Priority, QueueName, Start, Status, TaskType, Unique, UniqueKey};
+use domain::{
+    Json, Priority, QueueName, Start, Status, TaskId, TaskType, Unique, UniqueKey,
+    flow::{NodeName, OnFailure},
+};
 use poem_openapi::Object;
 
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
     callback,
     fields::{Fields, read_body, shorten},
     problem::ApiError,
-    views::StatusView,
+    views::{StatusView, batches::OnFailureView},
 };
 
 /// A task to run: either `prompt` (and `model`) for a text, or `type` and `input` for anything else. A field that is
@@ -72,6 +75,21 @@ pub(crate) struct SubmissionBody {
     /// Only tasks that were submitted within so many seconds are in the way; all unless said otherwise.
     #[oai(validator(minimum(value = "0", exclusive), maximum(value = "31622400")))]
     unique_window_seconds: Option<f64>,
+    /// Waits for these tasks: their numbers, at most 100. It is SCHEDULED until they have ended.
+    #[oai(validator(max_items = 100))]
+    after: Option<Vec<i64>>,
+    /// What becomes of it when one of those does not complete, or the task that it follows; `cancel` unless said otherwise,
+    /// and `run` for what follows a batch.
+    on_failure: Option<OnFailureView>,
+    /// What its follow-ups, or other items of its batch, call it in `$result`.
+    #[oai(validator(pattern = "^[A-Za-z0-9_.-]{1,64}$"))]
+    name: Option<String>,
+    /// Starts these after it: stored together with it, all or none. They may have follow-ups themselves, 100 in all.
+    #[oai(validator(max_items = 100))]
+    then: Option<Vec<SubmissionBody>>,
+    /// Only in a batch: waits for these items of it, by their names.
+    #[oai(validator(max_items = 100))]
+    after_items: Option<Vec<String>>,
 }
 
 impl poem_openapi::types::Example for SubmissionBody {
@@ -95,6 +113,11 @@ impl poem_openapi::types::Example for SubmissionBody {
             unique_key: None,
             unique_states: None,
             unique_window_seconds: None,
+            after: None,
+            on_failure: None,
+            name: None,
+            then: None,
+            after_items: None,
         }
     }
 }
@@ -119,13 +142,10 @@ const LARGEST_METADATA: usize = 16 * 1024;
 const LONGEST_MODEL: usize = 200;
 
 /// Reads a body, and who is to be told of the task's end.
-pub(crate) fn read(text: &str) -> Result<(Submission, Option<Callback>), ApiError> {
+pub(crate) fn read(text: &str) -> Result<(FlowSubmission, Option<Callback>), ApiError> {
     read_body(text, |fields| {
-        let start = read_start(fields);
-        let expires_at = fields.moment("expires_at");
-        let unique = read_unique(fields);
         let callback = callback::read(fields);
-        Some((Submission { start, expires_at, unique, ..read_work(fields)? }, callback))
+        Some((read_flow(fields)?, callback))
     })
 }
 
@@ -139,6 +159,56 @@ pub(crate) fn read_change(text: &str) -> Result<Priority, ApiError> {
         }
         priority
     })
+}
+
+/// A task with what it waits for and what follows it.
+pub(crate) fn read_flow(fields: &mut Fields<'_>) -> Option<FlowSubmission> {
+    let name = fields.name("name", NodeName::new);
+    let after = read_after(fields);
+    let on_failure = read_policy(fields);
+    let then = fields.objects("then", &BTreeMap::new(), read_flow).unwrap_or_default();
+    let submission = read_submission(fields)?;
+    Some(FlowSubmission { submission, name, after, on_failure, then })
+}
+
+/// An item of a batch.
+pub(crate) fn read_item(fields: &mut Fields<'_>) -> Option<ItemSubmission> {
+    let name = fields.name("name", NodeName::new);
+    let after = read_after(fields).into_iter().map(After::Task);
+    let names = fields.take::<Vec<String>>("after_items", "a list of names").unwrap_or_default();
+    let named = names.into_iter().filter_map(|name| {
+        NodeName::new(name).map_err(|error| fields.refuse("after_items", error.to_string())).ok()
+    });
+    let after: Vec<After> = named.collect::<Vec<_>>().into_iter().map(After::Item).chain(after).collect();
+    let on_failure = read_policy(fields).unwrap_or_default();
+    let submission = read_submission(fields)?;
+    Some(ItemSubmission { submission, name, after, on_failure })
+}
+
+/// A task with when it may start.
+fn read_submission(fields: &mut Fields<'_>) -> Option<Submission> {
+    let start = read_start(fields);
+    let expires_at = fields.moment("expires_at");
+    let unique = read_unique(fields);
+    Some(Submission { start, expires_at, unique, ..read_work(fields)? })
+}
+
+fn read_after(fields: &mut Fields<'_>) -> Vec<TaskId> {
+    let ids = fields.take::<Vec<i64>>("after", "a list of task numbers").unwrap_or_default();
+    if let Some(bad) = ids.iter().find(|id| **id < 1) {
+        fields.refuse("after", format!("there is no task {bad}"));
+    }
+    ids.into_iter().map(TaskId).collect()
+}
+
+fn read_policy(fields: &mut Fields<'_>) -> Option<OnFailure> {
+    let word = fields.take::<String>("on_failure", "a text")?;
+    let policy = OnFailure::parse(&word);
+    if policy.is_none() {
+        let known = OnFailure::ALL.map(OnFailure::as_str).join(", ");
+        fields.refuse("on_failure", format!("{:?} is none of {known}", shorten(&word)));
+    }
+    policy
 }
 
 /// What a task is, without when and how often: what a schedule submits.
@@ -213,7 +283,7 @@ fn read_start(fields: &mut Fields<'_>) -> Start {
     }
 }
 
-fn read_metadata(fields: &mut Fields<'_>) -> Option<Json> {
+pub(crate) fn read_metadata(fields: &mut Fields<'_>) -> Option<Json> {
     let metadata = fields.json("metadata")?;
     if !metadata.as_str().trim_start().starts_with('{') {
         fields.refuse("metadata", "it is not a JSON object");
@@ -297,6 +367,7 @@ mod tests {
         let Ok((submission, None)) = read(r#"{"prompt":"Hi","model":null,"priority":null}"#) else {
             panic!("refused")
         };
+        let submission = submission.submission;
         assert_eq!(submission.task_type.as_str(), DEFAULT_TYPE);
         assert_eq!(submission.input.as_str(), r#"{"model":"gpt-3.5-turbo","prompt":"Hi"}"#);
         assert_eq!((submission.priority, submission.start), (None, Start::Now));
@@ -307,7 +378,7 @@ mod tests {
         let Ok((submission, None)) = read(r#"{"type":"demo.echo","input":{ "a": 1.0e2 }}"#) else {
             panic!("refused")
         };
-        assert_eq!(submission.input.as_str(), r#"{ "a": 1.0e2 }"#);
+        assert_eq!(submission.submission.input.as_str(), r#"{ "a": 1.0e2 }"#);
     }
 
     #[test]
@@ -342,6 +413,15 @@ mod tests {
             (
                 r#"{"prompt":"x","callback_url":"https://a.example","callback_events":[]}"#,
                 vec!["callback_events"],
+            ),
+            (r#"{"prompt":"x","after":["a"]}"#, vec!["after"]),
+            (r#"{"prompt":"x","after":[0]}"#, vec!["after"]),
+            (r#"{"prompt":"x","on_failure":"ignore"}"#, vec!["on_failure"]),
+            (r#"{"prompt":"x","after_items":["a"]}"#, vec!["after_items"]),
+            (r#"{"prompt":"x","then":{}}"#, vec!["then"]),
+            (
+                r#"{"prompt":"x","then":[{"prompt":"y","then":[{"prompt":"z","priority":10}]},{"promt":"x"}]}"#,
+                vec!["then[0].then[0].priority", "then[1].prompt", "then[1].promt"],
             ),
             ("[]", vec!["body"]),
             ("{", vec!["(not readable)"]),

@@ -148,6 +148,7 @@ fn read_filter(fields: &mut Fields<'_>) -> Option<TaskFilter> {
         queue: fields.name("queue", QueueName::new),
         error_code: fields.take("error_code", "a text"),
         ended_before: fields.moment("ended_before"),
+        batch: None,
     })
 }
 
@@ -161,7 +162,7 @@ pub(crate) async fn retry(tasks: &Tasks, which: Sweep) -> Result<SweepView, ApiE
             Ok(each(
                 &ids,
                 outcomes.iter().map(|outcome| match outcome {
-                    RetryOutcome::Waiting(..) => None,
+                    RetryOutcome::Waiting(..) | RetryOutcome::WaitingForOthers(_) => None,
                     RetryOutcome::NotEnded(status) => {
                         Some(format!("it has not ended: it is {}", status.as_str()))
                     }

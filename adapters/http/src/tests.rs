@@ -29,6 +29,7 @@ use crate::{
     routes,
 };
 
+mod flows;
 mod handling;
 mod once;
 mod queues;

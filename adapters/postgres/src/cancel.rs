@@ -110,7 +110,11 @@ pub(crate) async fn end_waiting(
     sqlx::query_scalar(
         "WITH gone AS (
             DELETE FROM live WHERE id = ANY($1) AND worker IS NULL
-            RETURNING id, tenant, queue, ready, attempt, failures, crashes, forgiven_failures, forgiven_crashes, started_at
+            RETURNING id, tenant, queue, ready, attempt, failures, crashes, forgiven_failures, forgiven_crashes, started_at, awaited, waits_for
+        ), told AS (
+            INSERT INTO ended_need (task) SELECT id FROM gone WHERE awaited
+        ), untied AS (
+            DELETE FROM dependency WHERE task = ANY(ARRAY(SELECT id FROM gone WHERE waits_for IS NOT NULL))
         ), ended AS (
             INSERT INTO outcome (task, started_at, ended_at, attempt, failures, crashes, forgiven_failures,
                 forgiven_crashes, status, error)
@@ -144,6 +148,8 @@ impl PostgresStore {
         }
         self.tallied();
         let (tenant, ids, clock) = (tenant.clone(), ids.to_vec(), self.clock.clone());
-        self.connections.run(Cancel { tenant, ids, clock }).await
+        let outcomes = self.connections.run(Cancel { tenant, ids, clock }).await?;
+        self.need_ended.notify_one();
+        Ok(outcomes)
     }
 }

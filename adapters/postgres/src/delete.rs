@@ -88,7 +88,9 @@ async fn remove(
     if !gone.is_empty() {
         gone.sort_unstable();
         sqlx::query(
-            "WITH live_gone AS (DELETE FROM live WHERE id = ANY($1)),
+            "WITH live_gone AS (DELETE FROM live WHERE id = ANY($1) RETURNING id, awaited),
+             told AS (INSERT INTO ended_need (task) SELECT id FROM live_gone WHERE awaited),
+             untied AS (DELETE FROM dependency WHERE task = ANY($1)),
              outcome_gone AS (DELETE FROM outcome WHERE task = ANY($1)),
              attempt_gone AS (DELETE FROM attempt WHERE task = ANY($1)),
              progress_gone AS (DELETE FROM progress WHERE task = ANY($1)),
@@ -200,7 +202,10 @@ impl PostgresStore {
             return Ok(HashMap::new());
         }
         self.tallied();
-        self.connections.run(Remove { tenant: tenant.clone(), ids: ids.to_vec(), doomed }).await
+        let stood =
+            self.connections.run(Remove { tenant: tenant.clone(), ids: ids.to_vec(), doomed }).await?;
+        self.need_ended.notify_one();
+        Ok(stood)
     }
 
     pub(crate) async fn discard_old_failures(

@@ -12,6 +12,7 @@ use crate::{
     clock::Clock,
     connections::Operation,
     error::Fault,
+    flow::NEVER,
     rows::{self, field, limit},
 };
 
@@ -51,9 +52,11 @@ impl Operation for NextDue {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Option<Duration>, Fault> {
         let row = sqlx::query(
-            "SELECT coalesce($1, now()) AS now, (SELECT due_at FROM live WHERE NOT ready ORDER BY due_at LIMIT 1) AS due_at",
+            "SELECT coalesce($1, now()) AS now,
+                (SELECT due_at FROM live WHERE NOT ready AND due_at < $2 ORDER BY due_at LIMIT 1) AS due_at",
         )
         .bind(self.clock.bind())
+        .bind(*NEVER)
         .fetch_one(connection)
         .await?;
         let (now, due_at): (Timestamp, Option<Timestamp>) = (field(&row, "now")?, field(&row, "due_at")?);
@@ -103,6 +106,10 @@ impl PostgresStore {
 
     pub(crate) async fn expire_waiting(&self, limit: usize) -> Result<Vec<TaskId>, StoreError> {
         self.tallied();
-        self.connections.run(Expire { limit, clock: self.clock.clone() }).await
+        let expired = self.connections.run(Expire { limit, clock: self.clock.clone() }).await?;
+        if !expired.is_empty() {
+            self.need_ended.notify_one();
+        }
+        Ok(expired)
     }
 }

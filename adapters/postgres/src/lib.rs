@@ -16,6 +16,9 @@ mod error;
 mod failed;
 mod fire;
 mod fleet;
+mod flow;
+mod flow_retry;
+mod follow;
 mod history;
 mod inbox;
 mod keys;
@@ -42,16 +45,17 @@ mod tally;
 mod waiting;
 mod worker;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
-    Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts,
-    Reprioritised, Retry, RetryOutcome, Settlement, StoreError, Submitted, TaskFilter, TaskStore,
-    UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan, Overdue,
+    Overrunning, ProgressRecord, QueueCounts, Reprioritised, Retry, RetryOutcome, Settlement, StoreError,
+    Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
-use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId};
+use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId, flow::BatchCounts};
+use tokio::sync::Notify;
 
 pub use clock::TestClock;
 pub use error::PostgresError;
@@ -71,6 +75,8 @@ pub struct PostgresStore {
     refill_marks: marks::Marks,
     tallies: tally::Tallies,
     audit: rescue::Audit,
+    edge_audit: rescue::Audit,
+    need_ended: Arc<Notify>,
     ear: inbox::Ear,
 }
 
@@ -111,6 +117,8 @@ impl PostgresStore {
             refill_marks: marks::Marks::new(options.slow_scan),
             tallies: tally::Tallies::default(),
             audit: rescue::Audit::default(),
+            edge_audit: rescue::Audit::default(),
+            need_ended: Arc::default(),
             ear,
         })
     }
@@ -126,6 +134,18 @@ impl fmt::Debug for PostgresStore {
 impl TaskStore for PostgresStore {
     async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
         self.submit_tasks(tasks).await
+    }
+
+    async fn submit_flow(&self, nodes: &[NewNode]) -> Result<FlowStored, StoreError> {
+        self.store_flow(nodes).await
+    }
+
+    async fn batch_counts(
+        &self,
+        tenant: &Tenant,
+        batches: &[TaskId],
+    ) -> Result<Vec<(TaskId, BatchCounts)>, StoreError> {
+        self.counts_of_batches(tenant, batches).await
     }
 
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
@@ -276,6 +296,14 @@ impl UpkeepStore for PostgresStore {
 
     async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {
         self.find_overrunning(grace, limit).await
+    }
+
+    async fn follow_up(&self, limit: usize) -> Result<FollowedUp, StoreError> {
+        self.follow_up_ends(limit).await
+    }
+
+    async fn need_ended(&self) {
+        self.need_ended.notified().await;
     }
 
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {

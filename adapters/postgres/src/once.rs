@@ -50,6 +50,25 @@ impl Operation for SubmitOnce {
     }
 }
 
+/// What a task comes to by its keys, where it is not to be stored. Its keys are locked until the end of the transaction.
+pub(crate) async fn known(
+    transaction: &mut PgConnection,
+    task: &NewTask,
+    clock: Option<Timestamp>,
+) -> Result<Option<Submitted>, Fault> {
+    if task.idempotency.is_none() && task.unique.is_none() {
+        return Ok(None);
+    }
+    let tasks = std::slice::from_ref(task);
+    let now = lock(transaction, tasks, clock).await?;
+    let used = used_keys(transaction, tasks, now).await?;
+    if let Some(used) = used.get(&0) {
+        return Ok(Some(*used));
+    }
+    let in_the_way = in_the_way(transaction, tasks, &used, now).await?;
+    Ok(in_the_way.get(&0).map(|id| Submitted::Existing(*id)))
+}
+
 /// What becomes of one task of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {

@@ -47,6 +47,9 @@ impl Operation for List {
 
     /// Each statement walks one index downwards from the page's end, the one with the fewest rows to pass over.
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Task>, Fault> {
+        if let Some(batch) = self.filter.batch {
+            return self.items(connection, batch).await?.iter().map(rows::task).collect();
+        }
         let Some(statuses) = self.wanted() else {
             return self.all(connection).await?.iter().map(rows::task).collect();
         };
@@ -97,6 +100,31 @@ impl List {
         .bind(self.filter.task_type.as_ref().map(|task_type| task_type.as_str()))
         .bind(self.filter.queue.as_ref().map(|queue| queue.as_str()))
         .bind(limit(self.page.limit))
+        .fetch_all(connection)
+        .await
+    }
+
+    /// The items of one batch, by their own index.
+    async fn items(&self, connection: &mut PgConnection, batch: TaskId) -> Result<Vec<PgRow>, sqlx::Error> {
+        sqlx::query(select_tasks!(
+            "FROM task t",
+            "WHERE t.batch = $6 AND t.tenant = $1 AND t.id < $2 AND ($3::text IS NULL OR t.task_type = $3)
+                AND ($4::text IS NULL OR t.queue = $4)
+                AND ($7::text[] IS NULL OR coalesce(o.status, CASE WHEN l.worker IS NOT NULL THEN 'PROCESSING'
+                    WHEN l.ready THEN 'PENDING' ELSE 'SCHEDULED' END) = ANY($7))
+                AND ($8::text IS NULL OR o.error::json ->> 'code' = $8)
+                AND ($9::timestamptz IS NULL OR o.ended_at < $9)
+             ORDER BY t.id DESC LIMIT $5"
+        ))
+        .bind(self.tenant.as_str())
+        .bind(self.before())
+        .bind(self.filter.task_type.as_ref().map(|task_type| task_type.as_str()))
+        .bind(self.filter.queue.as_ref().map(|queue| queue.as_str()))
+        .bind(limit(self.page.limit))
+        .bind(batch.0)
+        .bind(self.wanted().map(|all| all.iter().map(|status| status.as_str()).collect::<Vec<_>>()))
+        .bind(self.filter.error_code.as_deref())
+        .bind(self.filter.ended_before.map(moment))
         .fetch_all(connection)
         .await
     }

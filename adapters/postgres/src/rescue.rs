@@ -294,7 +294,7 @@ impl PostgresStore {
 
 impl Audit {
     /// Where to go on, when it is time to.
-    fn turn(&self) -> Option<i64> {
+    pub(crate) fn turn(&self) -> Option<i64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.last.is_some_and(|last| last.elapsed() < AUDIT_EVERY) {
             return None;
@@ -303,7 +303,7 @@ impl Audit {
         Some(state.after)
     }
 
-    fn go_on_after(&self, id: i64) {
+    pub(crate) fn go_on_after(&self, id: i64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).after = id;
     }
 }

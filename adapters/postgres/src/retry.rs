@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use application::ports::{Retry, RetryOutcome, StoreError, Waiting};
 use domain::{
-    Change, Counters, End, Event, QueueName, Refusal, State, Status, Suspicion, TaskId, Tenant, decide,
+    Change, Counters, End, Event, QueueName, Refusal, State, Status, Suspicion, TaskId, TaskType, Tenant,
+    decide, flow::is_batch,
 };
 use sqlx::{Connection, PgConnection};
 
@@ -13,6 +14,8 @@ use crate::{
     clock::Clock,
     connections::Operation,
     error::Fault,
+    flow_retry::Back,
+    follow::needs,
     rows::{self, counters, field, in_lock_order, integer},
 };
 
@@ -66,9 +69,9 @@ impl Operation for RetryTasks {
         // As a deletion does: first the submissions, then where they stand, so that it stays so.
         let ids = in_lock_order(self.tasks.iter().map(|retry| retry.id));
         let known = sqlx::query(
-            "SELECT t.id, t.queue, t.priority FROM unnest($2::bigint[]) AS asked (id)
+            "SELECT t.id, t.queue, t.priority, t.task_type, t.needs FROM unnest($2::bigint[]) AS asked (id)
              CROSS JOIN LATERAL (
-                SELECT id, queue, priority FROM task WHERE task.id = asked.id AND task.tenant = $1 FOR UPDATE
+                SELECT id, queue, priority, task_type, needs FROM task WHERE task.id = asked.id AND task.tenant = $1 FOR UPDATE
              ) t",
         )
         .bind(self.tenant.as_str())
@@ -76,10 +79,15 @@ impl Operation for RetryTasks {
         .fetch_all(&mut *transaction)
         .await?;
         let mut places = HashMap::with_capacity(known.len());
+        let mut flows = HashMap::new();
         for row in &known {
             let (queue, priority) = (rows::name::<QueueName>(row, "queue")?, rows::priority(row)?);
             let id = TaskId(field(row, "id")?);
             places.insert(id, Waiting { id, queue, priority, suspicion: Suspicion::None });
+            let task_type: TaskType = rows::name(row, "task_type")?;
+            if is_batch(&task_type) || field::<Option<&str>>(row, "needs")?.is_some() {
+                flows.insert(id, (task_type, needs(row)?));
+            }
         }
         let ids = in_lock_order(places.keys().copied());
         let live = sqlx::query(
@@ -118,10 +126,18 @@ impl Operation for RetryTasks {
             outcomes.insert(id, outcome);
         }
         self.reopen(&mut transaction, &reopened).await?;
+        let mut back = Back { now: self.clock.bind(), outcomes: &mut outcomes };
+        back.wait_again(&mut transaction, &reopened, flows, |id| {
+            self.tasks.iter().any(|retry| retry.id == id && retry.input.is_some())
+        })
+        .await?;
         transaction.commit().await?;
         // A task that is named twice waits already when its turn comes again.
         let again = |outcome: &mut RetryOutcome| match outcome {
             RetryOutcome::Waiting(..) => std::mem::replace(outcome, RetryOutcome::NotEnded(Status::Pending)),
+            RetryOutcome::WaitingForOthers(_) => {
+                std::mem::replace(outcome, RetryOutcome::NotEnded(Status::Scheduled))
+            }
             other => other.clone(),
         };
         let answers = self.tasks.iter().map(|retry| outcomes.get_mut(&retry.id).map(again));
@@ -158,7 +174,8 @@ impl RetryTasks {
     }
 }
 
-fn ended_as(status: Status) -> Result<State, Fault> {
+/// A status as an end.
+pub(crate) fn ended_as(status: Status) -> Result<State, Fault> {
     let end = match status {
         Status::Completed => End::Completed,
         Status::Failed => End::Failed,
@@ -182,6 +199,10 @@ impl PostgresStore {
         }
         self.tallied();
         let (tenant, tasks, clock) = (tenant.clone(), tasks.to_vec(), self.clock.clone());
-        self.connections.run(RetryTasks { tenant, tasks, clock }).await
+        let outcomes = self.connections.run(RetryTasks { tenant, tasks, clock }).await?;
+        if outcomes.iter().any(|outcome| matches!(outcome, RetryOutcome::WaitingForOthers(_))) {
+            self.need_ended.notify_one();
+        }
+        Ok(outcomes)
     }
 }

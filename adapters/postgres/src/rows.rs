@@ -10,7 +10,7 @@ use domain::{
 use serde::{Deserialize, Serialize};
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow, postgres::types::PgInterval};
 
-use crate::error::Fault;
+use crate::{error::Fault, follow::needs};
 
 /// The columns of [`task`] for the rows of `task` that are called `t`, followed by the rest of the statement.
 macro_rules! select_tasks {
@@ -26,7 +26,8 @@ macro_rules! select_tasks {
                 -- A running attempt has no error yet; the row still holds the one before.
                 coalesce(o.error, CASE WHEN l.worker IS NULL THEN l.error END) AS error,
                 coalesce(o.ended_at, l.changed_at) AS updated_at,
-                l.due_at AS run_at,
+                CASE WHEN l.waits_for IS NULL THEN l.due_at END AS run_at,
+                l.waits_for, t.needs, t.batch,
                 coalesce(o.started_at, l.started_at) AS started_at,
                 o.ended_at AS completed_at,
                 p.current, p.total, p.message, p.updated_at AS progress_at ",
@@ -168,6 +169,12 @@ fn read_task(row: &PgRow, id: TaskId) -> Result<Task, Fault> {
         expires_at: field(row, "expires_at")?,
         started_at: field(row, "started_at")?,
         completed_at: field(row, "completed_at")?,
+        needs: match field::<Option<&str>>(row, "needs")? {
+            Some(_) => Some(needs(row)?),
+            None => None,
+        },
+        waits_for: field::<Option<i32>>(row, "waits_for")?.map(|open| open.max(0).unsigned_abs()),
+        batch: field::<Option<i64>>(row, "batch")?.map(TaskId),
     })
 }
 

@@ -11,6 +11,7 @@ use std::{
 use application::ports::{Applied, Settlement, StoreError};
 use domain::{AttemptOutcome, Change, Status, TaskId, WorkerId};
 use sqlx::PgConnection;
+use tokio::sync::Notify;
 
 use crate::{
     PostgresStore,
@@ -26,7 +27,9 @@ pub(crate) const FINISH: &str = "
 WITH gone AS (
     DELETE FROM live
     WHERE id = ANY($4) AND worker = $1 AND attempt = ($5::integer[])[width_bucket(id, $4::bigint[])]
-    RETURNING id, attempt, tenant, queue, started_at, forgiven_failures, forgiven_crashes
+    RETURNING id, attempt, tenant, queue, started_at, forgiven_failures, forgiven_crashes, awaited
+), told AS (
+    INSERT INTO ended_need (task) SELECT id FROM gone WHERE awaited RETURNING task
 ), held AS MATERIALIZED (
     SELECT s.*, gone.tenant, gone.queue, gone.started_at, gone.forgiven_failures, gone.forgiven_crashes
     FROM unnest($4::bigint[], $5::integer[], $6::text[], $7::text[], $8::integer[], $9::integer[],
@@ -49,7 +52,7 @@ WITH gone AS (
 ), done AS (
     DELETE FROM claim_batch WHERE id = ANY($3)
 )
-SELECT task, attempt, false AS refused FROM held";
+SELECT task, attempt, false AS refused, EXISTS (SELECT FROM told) AS told FROM held";
 
 pub(crate) const WAIT: &str = "
 WITH held AS MATERIALIZED (
@@ -89,6 +92,8 @@ struct Settle {
     ends: bool,
     done: Vec<i64>,
     clock: Clock,
+    /// Told when one has ended that others wait for.
+    need_ended: Arc<Notify>,
 }
 
 impl Operation for Settle {
@@ -139,6 +144,12 @@ impl Operation for Settle {
             query.bind(outcomes).bind(errors).bind(knew)
         };
         let rows = query.fetch_all(connection).await?;
+        if self.ends
+            && let Some(row) = rows.first()
+            && field(row, "told")?
+        {
+            self.need_ended.notify_one();
+        }
         rows.iter()
             .map(|row| {
                 let refused: bool = field(row, "refused")?;
@@ -251,7 +262,8 @@ impl PostgresStore {
         let done = ledger.as_ref().map(|ledger| ledger.take_done()).unwrap_or_default();
         let settle = |places, done| {
             let (settlements, clock) = (Arc::clone(settlements), self.clock.clone());
-            Settle { worker, settlements, places, ends, done, clock }
+            let need_ended = Arc::clone(&self.need_ended);
+            Settle { worker, settlements, places, ends, done, clock, need_ended }
         };
         let outcome = self.connections.attempt(settle(places.clone(), done.clone())).await;
         if let (Some(ledger), false) = (ledger, matches!(outcome, Ok(Ok(_)))) {

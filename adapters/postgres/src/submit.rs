@@ -16,14 +16,19 @@ use crate::{
     rows::{field, integer, interval, micros, moment},
 };
 
-/// Stores a batch. `$arrays` and `$names` are what is given beyond a plain submission, `$kept` what of it is a column of
-/// both `task` and `live`, and `$and` one more part of the statement.
+/// Stores a batch. `$arrays` and `$names` are what is given beyond a plain submission, `$kept` and `$live` what of it are
+/// columns of `task` and of `live`, `$number` where the ids come from, and `$and` one more part of the statement.
 macro_rules! submit {
     ($arrays:literal, $names:literal, $kept:literal, $and:literal) => {
+        submit!("nextval('task_id')", $arrays, $names, $kept, $kept, $and)
+    };
+    ($number:literal, $arrays:literal, $names:literal, $kept:literal, $live:literal, $and:literal) => {
         concat!(
             // Ids are drawn from the sequence in the order of the batch: the numbering stands above the ordered rows.
             "WITH submitted AS MATERIALIZED (
-                SELECT nextval('task_id') AS id, coalesce($1, now()) AS created_at,
+                SELECT ",
+            $number,
+            " AS id, coalesce($1, now()) AS created_at,
                     CASE WHEN s.start_at > coalesce($1, now()) THEN s.start_at
                          WHEN s.delay > interval '0' THEN coalesce($1, now()) + s.delay END AS run_at, s.*
                 FROM (
@@ -49,10 +54,10 @@ macro_rules! submit {
                 FROM submitted
             ), begun AS (
                 INSERT INTO live (id, tenant, queue, priority, ready, due_at, expires_at",
-            $kept,
+            $live,
             ")
                 SELECT id, tenant, queue, priority, run_at IS NULL, run_at, expires_at",
-            $kept,
+            $live,
             " FROM submitted
             ), tallied AS (
                 INSERT INTO tally_delta (tenant, queue, scheduled, pending)
@@ -74,6 +79,22 @@ const SUBMIT_WITH_KEYS: &str = submit!(
     ", remembered AS (
         INSERT INTO idempotency_key (tenant, key, fingerprint, task, created_at, run_at)
         SELECT tenant, key, fingerprint, id, created_at, run_at FROM submitted WHERE key IS NOT NULL
+        ON CONFLICT (tenant, key) DO UPDATE SET fingerprint = excluded.fingerprint, task = excluded.task,
+            created_at = excluded.created_at, run_at = excluded.run_at
+    )"
+);
+
+/// As [`SUBMIT_WITH_KEYS`], of tasks that wait for others: their numbers were drawn before, since they name each other.
+const SUBMIT_FLOW: &str = submit!(
+    "s.number",
+    ", $14::text[], $15::text[], $16::bytea[], $17::bigint[], $18::bigint[], $19::text[], $20::integer[], $21::boolean[]",
+    ", unique_key, key, fingerprint, number, batch, needs, waits_for, awaited",
+    ", unique_key, batch, needs",
+    ", unique_key, waits_for, awaited",
+    ", remembered AS (
+        INSERT INTO idempotency_key (tenant, key, fingerprint, task, created_at, run_at)
+        SELECT tenant, key, fingerprint, id, created_at, CASE WHEN waits_for IS NULL THEN run_at END
+        FROM submitted WHERE key IS NOT NULL
         ON CONFLICT (tenant, key) DO UPDATE SET fingerprint = excluded.fingerprint, task = excluded.task,
             created_at = excluded.created_at, run_at = excluded.run_at
     )"
@@ -117,19 +138,50 @@ pub(crate) async fn insert_with_keys(
     tasks: &[&NewTask],
     now: Option<Timestamp>,
 ) -> Result<Vec<Receipt>, Fault> {
+    let query = bind_keys(bind(SUBMIT_WITH_KEYS, tasks, now), tasks);
+    query.fetch_all(connection).await?.iter().map(receipt).collect()
+}
+
+/// What ties a task of a flow to others.
+pub(crate) struct Ties {
+    /// Its number.
+    pub(crate) number: i64,
+    /// The batch that it is an item of.
+    pub(crate) batch: Option<i64>,
+    /// The column `needs`.
+    pub(crate) needs: Option<String>,
+    /// For how many others it waits.
+    pub(crate) waits_for: Option<i32>,
+    /// Whether others wait for it.
+    pub(crate) awaited: Option<bool>,
+}
+
+/// Stores the tasks of a flow with what ties them together.
+pub(crate) async fn insert_flow(
+    connection: &mut PgConnection,
+    tasks: &[&NewTask],
+    ties: &[Ties],
+    now: Option<Timestamp>,
+) -> Result<Vec<Receipt>, Fault> {
+    let query = bind_keys(bind(SUBMIT_FLOW, tasks, now), tasks)
+        .bind(ties.iter().map(|ties| ties.number).collect::<Vec<_>>())
+        .bind(ties.iter().map(|ties| ties.batch).collect::<Vec<_>>())
+        .bind(ties.iter().map(|ties| ties.needs.as_deref()).collect::<Vec<_>>())
+        .bind(ties.iter().map(|ties| ties.waits_for).collect::<Vec<_>>())
+        .bind(ties.iter().map(|ties| ties.awaited).collect::<Vec<_>>());
+    query.fetch_all(connection).await?.iter().map(receipt).collect()
+}
+
+fn bind_keys<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    tasks: &[&'q NewTask],
+) -> Query<'q, Postgres, PgArguments> {
     let idempotency = || tasks.iter().map(|task| task.idempotency.as_ref());
-    let rows = bind(SUBMIT_WITH_KEYS, tasks, now)
-        .bind(
-            tasks
-                .iter()
-                .map(|task| task.unique.as_ref().map(|unique| unique.key.as_str()))
-                .collect::<Vec<_>>(),
-        )
+    let unique = tasks.iter().map(|task| task.unique.as_ref().map(|unique| unique.key.as_str()));
+    query
+        .bind(unique.collect::<Vec<_>>())
         .bind(idempotency().map(|once| once.map(|once| once.key.as_str())).collect::<Vec<_>>())
         .bind(idempotency().map(|once| once.map(|once| once.fingerprint.as_slice())).collect::<Vec<_>>())
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(receipt).collect()
 }
 
 fn bind_one(task: &NewTask, now: Option<Timestamp>) -> Query<'_, Postgres, PgArguments> {

@@ -14,6 +14,8 @@ mod error;
 mod failed;
 mod fire;
 mod fleet;
+mod flow;
+mod follow;
 mod list;
 mod once;
 mod open;

@@ -9,6 +9,7 @@ use domain::{Idempotency, NewTask, Status, TaskId, Tenant, Unique};
 use crate::{
     clock::micros,
     error::store_error,
+    flow::NEVER,
     rows::{moment, moment_if},
     writer::{Change, Write},
 };
@@ -61,8 +62,11 @@ impl<'t> Known<'t> {
         let wrong =
             || StoreError::Corrupt("the fingerprint of an idempotency key has another length".to_owned());
         let fingerprint = fingerprint.try_into().map_err(|_| wrong())?;
-        let receipt =
-            Receipt { id: TaskId(task), created_at: moment(created_at)?, run_at: moment_if(run_at)? };
+        let receipt = Receipt {
+            id: TaskId(task),
+            created_at: moment(created_at)?,
+            run_at: moment_if(run_at.filter(|at| *at != NEVER))?,
+        };
         Ok(Some((fingerprint, receipt)))
     }
 

@@ -73,6 +73,8 @@ pub(crate) struct Opened {
     pub(crate) lock: Lock,
     /// The highest task id that was ever given.
     pub(crate) last_task: i64,
+    /// Whether tasks wait for others.
+    pub(crate) has_flows: bool,
 }
 
 /// Keeps other processes out for as long as it lives.
@@ -105,6 +107,7 @@ pub(crate) async fn open(path: &Path, options: &SqliteOptions) -> Result<Opened,
         .map_err(|source| OpenError::Migration { path: path.to_owned(), source })?;
     bury_the_past(&mut writer).await.map_err(database)?;
     let last_task = last_task(&mut writer).await.map_err(database)?;
+    let has_flows = has_flows(&mut writer).await.map_err(database)?;
     let readers = SqlitePoolOptions::new()
         .max_connections(options.readers.max(1))
         .acquire_timeout(options.timeout)
@@ -113,7 +116,7 @@ pub(crate) async fn open(path: &Path, options: &SqliteOptions) -> Result<Opened,
         .connect_with(connect.pragma("query_only", "ON"))
         .await
         .map_err(database)?;
-    Ok(Opened { writer, readers, lock, last_task })
+    Ok(Opened { writer, readers, lock, last_task, has_flows })
 }
 
 /// Only the owner may read what people submit; SQLite gives its other files the same rights.
@@ -163,5 +166,13 @@ async fn bury_the_past(writer: &mut SqliteConnection) -> Result<(), sqlx::Error>
 
 async fn last_task(writer: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     const SQL: &str = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'task'";
+    sqlx::query_scalar(SQL).fetch_one(writer).await
+}
+
+async fn has_flows(writer: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    const SQL: &str = "
+        SELECT EXISTS (SELECT 1 FROM ended_need)
+            OR EXISTS (SELECT 1 FROM task INDEXED BY task_flow WHERE needs IS NOT NULL AND id > 0)
+            OR EXISTS (SELECT 1 FROM task INDEXED BY task_batch WHERE batch > 0)";
     sqlx::query_scalar(SQL).fetch_one(writer).await
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
-const SOURCES: [(&str, &str); 23] = [
+const SOURCES: [(&str, &str); 25] = [
     ("attempts", include_str!("attempts.rs")),
     ("cancel", include_str!("cancel.rs")),
     ("claim", include_str!("claim.rs")),
@@ -14,6 +14,8 @@ const SOURCES: [(&str, &str); 23] = [
     ("failed", include_str!("failed.rs")),
     ("fire", include_str!("fire.rs")),
     ("fleet", include_str!("fleet.rs")),
+    ("flow", include_str!("flow.rs")),
+    ("follow", include_str!("follow.rs")),
     ("list", include_str!("list.rs")),
     ("once", include_str!("once.rs")),
     ("queue", include_str!("queue.rs")),
@@ -55,7 +57,10 @@ fn faults(steps: &[(i64, String)]) -> Vec<String> {
             }
             // Short by themselves: who is alive, what is held, the first of those that wait for a moment.
             "SCAN" if step.contains("VIRTUAL TABLE") => {}
-            "SCAN" if ["worker_alive", "live_held", "live_due"].iter().any(|index| step.contains(index)) => {}
+            "SCAN"
+                if ["worker_alive", "live_held", "live_due", "ended_need"]
+                    .iter()
+                    .any(|index| step.contains(index)) => {}
             // One row per queue.
             "SCAN" if words[1] == "queue_state" => {}
             // What the statement itself has found so far.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome, DiscardOutcome,
-    FailureGroup, Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue, Overrunning, ProgressRecord,
-    QueueCounts, Reprioritised, Retry, RetryOutcome, Settlement, StoreError, Submitted, TaskFilter,
-    TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    FailureGroup, FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan,
+    Overdue, Overrunning, ProgressRecord, QueueCounts, Reprioritised, Retry, RetryOutcome, Settlement,
+    StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
-use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId};
+use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId, flow::BatchCounts};
 use sqlx::SqliteConnection;
 
 use crate::{
@@ -19,6 +19,8 @@ use crate::{
     delete::{Delete, Discard, DiscardFailed},
     error::store_error,
     failed::Failures,
+    flow::{CountItems, SubmitFlow},
+    follow::{AnyEnds, FollowUp},
     list::List,
     once::ForgetKeys,
     read::{ChunksAfter, Read},
@@ -40,6 +42,18 @@ impl TaskStore for SqliteStore {
             return Ok(Vec::new());
         }
         self.submissions.call(tasks.to_vec()).await
+    }
+
+    async fn submit_flow(&self, nodes: &[NewNode]) -> Result<FlowStored, StoreError> {
+        self.write(SubmitFlow { nodes: nodes.to_vec() }).await
+    }
+
+    async fn batch_counts(
+        &self,
+        tenant: &Tenant,
+        batches: &[TaskId],
+    ) -> Result<Vec<(TaskId, BatchCounts)>, StoreError> {
+        self.query(CountItems { tenant: tenant.clone(), batches: batches.to_vec() }).await
     }
 
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
@@ -187,6 +201,17 @@ impl UpkeepStore for SqliteStore {
 
     async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {
         self.query(OverrunningAt { now: self.now(), grace, limit }).await
+    }
+
+    async fn follow_up(&self, limit: usize) -> Result<FollowedUp, StoreError> {
+        if limit == 0 || !self.query(AnyEnds).await? {
+            return Ok(FollowedUp::default());
+        }
+        self.write(FollowUp { limit }).await
+    }
+
+    async fn need_ended(&self) {
+        self.need_ended.notified().await;
     }
 
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {

@@ -9,6 +9,7 @@ use sqlx::SqliteConnection;
 
 use crate::{
     error::store_error,
+    flow::read_needs,
     rows::{
         duration, failure, id_list, moment, moment_if, number, parse_name, parse_priority, parse_queue,
         parse_status, unreadable, unsigned,
@@ -61,6 +62,9 @@ struct Row {
     progress_total: Option<i64>,
     progress_message: Option<String>,
     progress_at: Option<i64>,
+    needs: Option<String>,
+    waits_for: Option<i64>,
+    batch: Option<i64>,
 }
 
 /// The tenant's tasks with these ids, in the order given; unknown ids are left out.
@@ -74,7 +78,8 @@ pub(crate) async fn tasks(
         SELECT t.id, t.type AS task_type, t.queue, t.priority, t.input, t.metadata, t.max_attempts,
                t.soft_time_limit, t.time_limit, t.expires_at, t.created_at, t.unique_key,
                coalesce(o.status, l.state) AS status, coalesce(l.cancel_requested, 0) AS cancel_requested,
-               coalesce(o.attempt, l.attempt) AS attempt, l.due_at,
+               coalesce(o.attempt, l.attempt) AS attempt, iif(l.waits_for IS NULL, l.due_at, NULL) AS due_at,
+               l.waits_for, t.needs, t.batch,
                coalesce(o.started_at, l.started_at) AS started_at, coalesce(o.ended_at, l.updated_at) AS updated_at,
                o.ended_at, o.result, o.details,
                coalesce(o.error_code, iif(l.reopened, l.error_code, a.error_code)) AS error_code,
@@ -141,6 +146,9 @@ impl Row {
             expires_at: moment_if(self.expires_at)?,
             started_at: moment_if(self.started_at)?,
             completed_at: moment_if(self.ended_at)?,
+            needs: self.needs.as_deref().map(read_needs).transpose()?,
+            waits_for: self.waits_for.map(|open| u32::try_from(open).unwrap_or(0)),
+            batch: self.batch.map(TaskId),
         })
     }
 }

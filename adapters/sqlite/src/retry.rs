@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     ending::fenced,
     error::store_error,
+    flow::wait_again,
     rows::{CounterColumns, id_list, pages, parse_priority, parse_queue, parse_status, state},
     writer::{Change, Write},
 };
@@ -83,6 +84,14 @@ impl Change for RetryTasks {
             });
         }
         reopen(write, &reopened).await?;
+        let back: Vec<i64> = reopened.iter().map(|task| task.task).collect();
+        let edited = reopened.iter().filter(|task| task.input.is_some()).map(|task| task.task).collect();
+        let waiting = wait_again(write, &back, &edited).await?;
+        for (Retry { id, .. }, outcome) in self.tasks.iter().zip(&mut outcomes) {
+            if waiting.contains(id) {
+                outcome.wait_for_others();
+            }
+        }
         Ok(outcomes)
     }
 }

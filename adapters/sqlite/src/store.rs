@@ -9,6 +9,7 @@ use application::{
 use async_trait::async_trait;
 use domain::{NewTask, Timestamp};
 use sqlx::{SqliteConnection, SqlitePool};
+use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
@@ -29,6 +30,8 @@ pub struct SqliteStore {
     writer: Arc<Writer>,
     readers: SqlitePool,
     clock: Clock,
+    /// Told when a needed task has ended.
+    pub(crate) need_ended: Arc<Notify>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -57,7 +60,10 @@ impl SqliteStore {
 
     async fn open_with(path: &Path, options: SqliteOptions, clock: Clock) -> Result<Self, OpenError> {
         let opened = open::open(path, &options).await?;
-        let writer = Arc::new(Writer::start(opened.writer, opened.lock, opened.last_task, clock.clone()));
+        let need_ended = Arc::<Notify>::default();
+        let flows = (opened.has_flows, Arc::clone(&need_ended));
+        let writer =
+            Arc::new(Writer::start(opened.writer, opened.lock, opened.last_task, clock.clone(), flows));
         let submissions = Combiner::new(TOGETHER, {
             let writer = writer.clone();
             move |tasks| {
@@ -65,7 +71,7 @@ impl SqliteStore {
                 async move { writer.submit(Submit { tasks }).await }
             }
         });
-        Ok(Self { submissions, writer, readers: opened.readers, clock })
+        Ok(Self { submissions, writer, readers: opened.readers, clock, need_ended })
     }
 
     /// Carries out what has been asked for, and lets go of the file: after this, it can be opened again. Calls that

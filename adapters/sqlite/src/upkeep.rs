@@ -10,6 +10,7 @@ use sqlx::SqliteConnection;
 use crate::{
     ending::{Ending, end},
     error::store_error,
+    flow::NEVER,
     rows::{CounterColumns, parse_lane, parse_priority, parse_queue, parse_status, state},
     store::Query,
     writer::{Change, Write},
@@ -60,8 +61,10 @@ impl Query for NextDue {
     type Answer = Option<Duration>;
 
     async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
-        const SQL: &str = "SELECT due_at FROM live WHERE state = 'SCHEDULED' ORDER BY due_at LIMIT 1";
-        let due: Option<i64> = sqlx::query_scalar(SQL).fetch_optional(snapshot).await.map_err(store_error)?;
+        const SQL: &str =
+            "SELECT due_at FROM live WHERE state = 'SCHEDULED' AND due_at < ?1 ORDER BY due_at LIMIT 1";
+        let due: Option<i64> =
+            sqlx::query_scalar(SQL).bind(NEVER).fetch_optional(snapshot).await.map_err(store_error)?;
         Ok(due.map(|due| Duration::from_micros(u64::try_from(due.saturating_sub(self.now)).unwrap_or(0))))
     }
 }

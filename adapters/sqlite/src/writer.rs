@@ -1,17 +1,17 @@
 //! The one writer. Changes that are asked for while a transaction commits are applied together in the next one: the
 //! disk is waited for once for all of them, and a caller is answered when its change is durable.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use application::ports::StoreError;
 use async_trait::async_trait;
 use sqlx::{Connection, SqliteConnection};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
 };
 
-use crate::{claim::Turns, clock::Clock, error::store_error, open::Lock, tally::Tally};
+use crate::{claim::Turns, clock::Clock, error::store_error, follow::any_ends, open::Lock, tally::Tally};
 
 /// So many changes may wait; callers beyond that wait for a place.
 const QUEUE: usize = 1_024;
@@ -47,6 +47,8 @@ pub(crate) struct Memory {
     pub(crate) last_task: i64,
     /// Whose turn it is among the queues.
     pub(crate) turns: Turns,
+    /// Whether tasks wait, or have waited, for others: only then is looked whether one of these has ended.
+    pub(crate) has_flows: bool,
 }
 
 /// The way to the writer.
@@ -58,10 +60,16 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts writing. The lock is given up after the last change.
-    pub(crate) fn start(conn: SqliteConnection, lock: Lock, last_task: i64, clock: Clock) -> Self {
+    pub(crate) fn start(
+        conn: SqliteConnection,
+        lock: Lock,
+        last_task: i64,
+        clock: Clock,
+        (has_flows, need_ended): (bool, Arc<Notify>),
+    ) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let memory = Memory { last_task, turns: Turns::default() };
-        let running = tokio::spawn(run(Group { conn, memory, clock }, queue, lock));
+        let memory = Memory { last_task, turns: Turns::default(), has_flows };
+        let running = tokio::spawn(run(Group { conn, memory, clock }, queue, lock, need_ended));
         Self { queue: Mutex::new(Some(sender)), running: tokio::sync::Mutex::new(Some(running)) }
     }
 
@@ -126,12 +134,15 @@ impl<C: Change> Job for Asked<C> {
     }
 }
 
-async fn run(mut group: Group, mut queue: mpsc::Receiver<Box<dyn Job>>, lock: Lock) {
+async fn run(mut group: Group, mut queue: mpsc::Receiver<Box<dyn Job>>, lock: Lock, need_ended: Arc<Notify>) {
     let mut jobs = Vec::with_capacity(GROUP);
     while queue.recv_many(&mut jobs, GROUP).await > 0 {
         let committed = group.commit(&mut jobs).await;
         if let Err(error) = &committed {
             tracing::error!(%error, changes = jobs.len(), "the database took back a transaction");
+        }
+        if group.memory.has_flows && any_ends(&mut group.conn).await.unwrap_or(false) {
+            need_ended.notify_one();
         }
         for job in jobs.drain(..) {
             job.answer(committed.clone());
@@ -231,7 +242,13 @@ mod tests {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let path = folder.path().join("tasks.db");
             let opened = open(&path, &SqliteOptions::default()).await.expect("it opens");
-            let writer = Writer::start(opened.writer, opened.lock, opened.last_task, Clock::system());
+            let writer = Writer::start(
+                opened.writer,
+                opened.lock,
+                opened.last_task,
+                Clock::system(),
+                Default::default(),
+            );
             let reader = SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await;
             Self { writer: std::sync::Arc::new(writer), reader: reader.expect("it opens"), _folder: folder }
         }

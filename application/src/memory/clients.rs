@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use domain::{
     Attempt, Change, Counters, Event, NewTask, Priority, Refusal, Start, State as TaskState, Status, Task,
-    TaskId, TaskType, Tenant, Timestamp, Unique, decide, queue::may_change_priority,
+    TaskId, TaskType, Tenant, Timestamp, Unique, decide, flow::BatchCounts, queue::may_change_priority,
 };
 
 use super::{
-    MemoryStore,
+    MemoryStore, flows,
     state::{Entry, State, UsedKey, later, whole},
 };
 use crate::ports::{
-    CancelOutcome, ChunkRecord, DeleteOutcome, DiscardOutcome, FailureGroup, Health, ListPage, QueueCounts,
-    Receipt, Reprioritised, Retry, RetryOutcome, StoreError, Submitted, TaskFilter, TaskStore,
+    CancelOutcome, ChunkRecord, DeleteOutcome, DiscardOutcome, FailureGroup, FlowStored, Health, ListPage,
+    NewNode, QueueCounts, Receipt, Reprioritised, Retry, RetryOutcome, StoreError, Submitted, TaskFilter,
+    TaskStore,
 };
 
 #[async_trait]
@@ -22,6 +23,23 @@ impl TaskStore for MemoryStore {
     async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Submitted>, StoreError> {
         let (mut state, now) = self.enter();
         Ok(tasks.iter().map(|task| submit(&mut state, task, now)).collect())
+    }
+
+    async fn submit_flow(&self, nodes: &[NewNode]) -> Result<FlowStored, StoreError> {
+        let (mut state, now) = self.enter();
+        let stored = flows::submit_flow(&mut state, nodes, now);
+        self.tell_of_ends(&state);
+        Ok(stored)
+    }
+
+    async fn batch_counts(
+        &self,
+        tenant: &Tenant,
+        batches: &[TaskId],
+    ) -> Result<Vec<(TaskId, BatchCounts)>, StoreError> {
+        let (state, _) = self.enter();
+        let counted = batches.iter().map(|id| (*id, flows::counts(&state, Some(tenant), *id)));
+        Ok(counted.filter(|(_, counts)| counts.total() > 0).collect())
     }
 
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
@@ -45,6 +63,7 @@ impl TaskStore for MemoryStore {
             entry.submitted.tenant == *tenant
                 && (filter.statuses.is_empty() || filter.statuses.contains(&entry.status()))
                 && filter.task_type.as_ref().is_none_or(|wanted| *wanted == entry.submitted.task_type)
+                && filter.batch.is_none_or(|batch| entry.batch == Some(batch))
                 && filter.queue.as_ref().is_none_or(|wanted| *wanted == entry.submitted.queue)
                 && filter.error_code.as_ref().is_none_or(|wanted| entry.ended_with(wanted))
                 && filter.ended_before.is_none_or(|before| entry.completed_at.is_some_and(|at| at < before))
@@ -91,6 +110,7 @@ impl TaskStore for MemoryStore {
                 Err(_) => outcomes.push(CancelOutcome::AlreadyEnded(entry.status())),
             }
         }
+        self.tell_of_ends(&state);
         Ok(outcomes)
     }
 
@@ -136,12 +156,13 @@ impl TaskStore for MemoryStore {
                 }
             });
         }
+        self.tell_of_ends(&state);
         Ok(outcomes)
     }
 
     async fn retry(&self, tenant: &Tenant, tasks: &[Retry]) -> Result<Vec<RetryOutcome>, StoreError> {
         let (mut state, now) = self.enter();
-        let mut outcomes = Vec::with_capacity(tasks.len());
+        let (mut outcomes, mut reopened) = (Vec::with_capacity(tasks.len()), Vec::new());
         for Retry { id, input } in tasks {
             let Some(entry) = state.tasks.get(id).filter(|entry| entry.submitted.tenant == *tenant) else {
                 outcomes.push(RetryOutcome::Unknown);
@@ -153,13 +174,24 @@ impl TaskStore for MemoryStore {
                     let Some(entry) = state.tasks.get_mut(id) else { continue };
                     if let Some(input) = input {
                         entry.submitted.input = input.clone();
+                        if let Some(needs) = &mut entry.needs {
+                            needs.resolved = false;
+                        }
                     }
+                    reopened.push(*id);
                     RetryOutcome::Waiting(entry.waiting(*id), entry.counters.attempt)
                 }
                 Err(Refusal::Completed) => RetryOutcome::Completed,
                 Err(_) => RetryOutcome::NotEnded(entry.status()),
             });
         }
+        let waiting = flows::wait_again(&mut state, &reopened, now);
+        for (Retry { id, .. }, outcome) in tasks.iter().zip(&mut outcomes) {
+            if waiting.contains(id) {
+                outcome.wait_for_others();
+            }
+        }
+        self.tell_of_ends(&state);
         Ok(outcomes)
     }
 
@@ -177,6 +209,7 @@ impl TaskStore for MemoryStore {
                 Some(status) => DiscardOutcome::NotFailed(status),
             });
         }
+        self.tell_of_ends(&state);
         Ok(outcomes)
     }
 
@@ -274,6 +307,9 @@ pub(super) fn submit(state: &mut State, task: &NewTask, now: Timestamp) -> Submi
         attempts: Vec::new(),
         chunks: Default::default(),
         raised: None,
+        needs: None,
+        waits_for: None,
+        batch: None,
     };
     state.insert(id, entry);
     let receipt = Receipt { id, created_at: now, run_at };

@@ -3,6 +3,7 @@
 
 mod clients;
 mod fleet;
+mod flows;
 mod queues;
 mod schedules;
 mod state;
@@ -15,6 +16,7 @@ use std::{
 };
 
 use domain::Timestamp;
+use tokio::sync::Notify;
 
 use self::state::{State, later, whole};
 
@@ -22,6 +24,8 @@ use self::state::{State, later, whole};
 pub struct MemoryStore {
     state: Mutex<State>,
     clock: Clock,
+    /// Told when a needed task has ended.
+    need_ended: Notify,
 }
 
 enum Clock {
@@ -34,12 +38,16 @@ enum Clock {
 impl MemoryStore {
     /// An empty store whose clock stands at `start`, in whole microseconds, until [`MemoryStore::advance`] moves it.
     pub fn new(start: Timestamp) -> Self {
-        Self { state: Mutex::default(), clock: Clock::Set(Mutex::new(whole(start))) }
+        Self {
+            state: Mutex::default(),
+            clock: Clock::Set(Mutex::new(whole(start))),
+            need_ended: Notify::new(),
+        }
     }
 
     /// An empty store that asks `now` for the time.
     pub fn with_clock(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self { state: Mutex::default(), clock: Clock::Given(Box::new(now)) }
+        Self { state: Mutex::default(), clock: Clock::Given(Box::new(now)), need_ended: Notify::new() }
     }
 
     /// Moves the clock of a store made by [`MemoryStore::new`]; that of another one is not ours to move.
@@ -55,6 +63,13 @@ impl MemoryStore {
         if let Clock::Set(now) = &self.clock {
             let mut now = lock(now);
             *now -= by;
+        }
+    }
+
+    /// Wakes whoever follows up, where there is something.
+    fn tell_of_ends(&self, state: &State) {
+        if !state.ended_needs.is_empty() {
+            self.need_ended.notify_one();
         }
     }
 

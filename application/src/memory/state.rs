@@ -1,11 +1,11 @@
 //! What the store holds, and the one way in which a task's state changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use domain::{
     Attempt, AttemptOutcome, Change, Counters, Failure, Idempotency, IdempotencyKey, Json, NewTask, Priority,
     QueueName, Service, State as TaskState, Status, Suspicion, Task, TaskId, Tenant, Timestamp, WorkerId,
-    WorkerName, schedule::ScheduleName, task::ProgressReport,
+    WorkerName, flow::Needs, schedule::ScheduleName, task::ProgressReport,
 };
 
 use super::{fleet::KeptCommand, queues::QueueBook, schedules::KeptSchedule};
@@ -30,6 +30,10 @@ pub(super) struct State {
     pub(super) commands: Vec<KeptCommand>,
     pub(super) schedules: BTreeMap<(Tenant, ScheduleName), KeptSchedule>,
     pub(super) queues: QueueBook,
+    /// By task, who waits for its end.
+    pub(super) dependents: BTreeMap<TaskId, BTreeSet<TaskId>>,
+    /// Ends of needed tasks that are to be followed up.
+    pub(super) ended_needs: VecDeque<TaskId>,
     /// When each queue was last served, so that queues take turns from claim to claim.
     pub(super) served: HashMap<QueueName, u64>,
 }
@@ -59,6 +63,10 @@ pub(super) struct Entry {
     pub(super) chunks: BTreeMap<(u32, u64), String>,
     /// What waiting has made of its priority.
     pub(super) raised: Option<Priority>,
+    pub(super) needs: Option<Needs>,
+    /// How many others it still waits for.
+    pub(super) waits_for: Option<usize>,
+    pub(super) batch: Option<TaskId>,
 }
 
 pub(super) struct EndedAttempt {
@@ -151,6 +159,9 @@ impl Entry {
             expires_at,
             started_at: self.started_at,
             completed_at: self.completed_at,
+            needs: self.needs.clone(),
+            waits_for: self.waits_for.map(|open| u32::try_from(open).unwrap_or(u32::MAX)),
+            batch: self.batch,
         }
     }
 
@@ -192,6 +203,25 @@ impl State {
     pub(super) fn remove(&mut self, id: TaskId) {
         if let Some(entry) = self.tasks.remove(&id) {
             self.strike(id, &entry);
+            self.stop_waiting(id, &entry);
+            self.note_end(id);
+        }
+    }
+
+    /// Notes the end of a task that somebody needs.
+    fn note_end(&mut self, id: TaskId) {
+        if self.dependents.contains_key(&id) {
+            self.ended_needs.push_back(id);
+        }
+    }
+
+    /// Nobody has to tell a task any more that waited for others.
+    fn stop_waiting(&mut self, id: TaskId, entry: &Entry) {
+        if entry.waits_for.is_some() {
+            self.dependents.retain(|_, waiting| {
+                waiting.remove(&id);
+                !waiting.is_empty()
+            });
         }
     }
 
@@ -212,6 +242,8 @@ impl State {
         match change {
             Change::RequestCancel => entry.state = TaskState::Processing { cancel_requested: true },
             Change::BecomePending => {
+                self.stop_waiting(id, &entry);
+                entry.waits_for = None;
                 (entry.state, entry.run_at) = (TaskState::Pending, None);
                 entry.updated_at = Some(now);
             }
@@ -237,6 +269,9 @@ impl State {
             }
             Change::Finish { end, counters, error } => {
                 self.end_attempt(&mut entry, attempt_outcome, &error, now);
+                self.stop_waiting(id, &entry);
+                self.note_end(id);
+                entry.waits_for = None;
                 entry.state = TaskState::Ended(end);
                 (entry.run_at, entry.raised) = (None, None);
                 (entry.counters, entry.error) = (counters, error);

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use domain::{Change, Event, QueueName, Status, Suspicion, TaskId, decide};
 
 use super::{
-    MemoryStore,
+    MemoryStore, flows,
     state::{Life, later},
 };
-use crate::ports::{Orphan, Overdue, Overrunning, StoreError, UpkeepStore, Waiting};
+use crate::ports::{FollowedUp, Orphan, Overdue, Overrunning, StoreError, UpkeepStore, Waiting};
 
 #[async_trait]
 impl UpkeepStore for MemoryStore {
@@ -43,6 +43,7 @@ impl UpkeepStore for MemoryStore {
         for (id, change) in expired {
             state.apply(id, change, None, now);
         }
+        self.tell_of_ends(&state);
         Ok(ids)
     }
 
@@ -125,6 +126,17 @@ impl UpkeepStore for MemoryStore {
         Ok(late.take(limit).collect())
     }
 
+    async fn follow_up(&self, limit: usize) -> Result<FollowedUp, StoreError> {
+        let (mut state, now) = self.enter();
+        let done = flows::follow_up(&mut state, limit, now);
+        self.tell_of_ends(&state);
+        Ok(done)
+    }
+
+    async fn need_ended(&self) {
+        self.need_ended.notified().await;
+    }
+
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
         let (mut state, now) = self.enter();
         let old = state.keys.iter().filter(|(_, used)| used.is_forgotten(now)).take(limit);
@@ -141,6 +153,7 @@ impl UpkeepStore for MemoryStore {
         let old = failed.filter(|(_, entry)| entry.completed_at.is_some_and(|at| later(at, age) < now));
         let old: Vec<_> = old.take(limit).map(|(id, _)| *id).collect();
         old.iter().for_each(|id| state.remove(*id));
+        self.tell_of_ends(&state);
         Ok(old.len())
     }
 }

@@ -95,7 +95,10 @@ impl WorkStore for MemoryStore {
 
     async fn settle(&self, worker: WorkerId, settlements: &[Settlement]) -> Result<Vec<Applied>, StoreError> {
         let (mut state, now) = self.enter();
-        Ok(settlements.iter().map(|settlement| settle(&mut state, worker, settlement, now)).collect())
+        let settled =
+            settlements.iter().map(|settlement| settle(&mut state, worker, settlement, now)).collect();
+        self.tell_of_ends(&state);
+        Ok(settled)
     }
 
     async fn record(

@@ -7,6 +7,7 @@
 //! write into the same database, there is an [`InboxStore`] as well.
 
 mod fleet;
+mod flows;
 mod generate;
 mod inbox;
 mod order;
@@ -20,6 +21,7 @@ pub use fleet::{
     CommandAnswer, CommandId, Fleet, FleetStore, GivenCommand, MOST_WORKERS, Wanted, WorkerRecord,
     WorkerReport,
 };
+pub use flows::{FlowStored, FollowedUp, Needed, NewNeed, NewNode, links, open_needs};
 pub use generate::{
     Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator, Usage,
 };

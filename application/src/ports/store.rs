@@ -5,10 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{
     Attempt, Change, Counters, Json, Limits, NewTask, Priority, Progress, QueueLimits, QueueName, Status,
-    Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId, WorkerName,
+    Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId, WorkerName, flow::BatchCounts,
 };
 
-use super::{FleetStore, QueueStore, ScheduleStore, Waiting};
+use super::{FleetStore, FlowStored, FollowedUp, NewNode, QueueStore, ScheduleStore, Waiting};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,22 @@ pub trait TaskStore: Send + Sync {
     /// ([`domain::Unique::is_met_by`], by the store's clock) is not stored: [`Submitted::Existing`], the newest such
     /// task; its idempotency key stays unused. Both hold between concurrent calls and inside one.
     async fn submit(&self, tasks: &[NewTask]) -> Result<Vec<Submitted>, StoreError>;
+
+    /// Stores a flow: tasks that wait for each other, and for stored tasks, all or none, durably before it returns. Ids
+    /// rise in the order given. A node that waits for others is SCHEDULED until [`UpkeepStore::follow_up`] lets it start;
+    /// one that is needed may have ended, or be gone: that is followed up at once. Items belong to the batch that is the first node, which waits for
+    /// them.
+    ///
+    /// Only the first node may have an idempotency key or be unique: where that says that it is not to be stored, as in
+    /// [`TaskStore::submit`], nothing of the flow is.
+    async fn submit_flow(&self, nodes: &[NewNode]) -> Result<FlowStored, StoreError>;
+
+    /// How the items of these batches of the tenant stand, each batch that has any.
+    async fn batch_counts(
+        &self,
+        tenant: &Tenant,
+        batches: &[TaskId],
+    ) -> Result<Vec<(TaskId, BatchCounts)>, StoreError>;
 
     /// The tenant's tasks with these ids, in the order given; unknown ids are left out.
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError>;
@@ -74,6 +90,10 @@ pub trait TaskStore: Send + Sync {
     /// Brings ended tasks back among the waiting, by [`domain::decide`] with `Event::Retry`: PENDING, with whole budgets,
     /// the attempts so far in the history, the last error still shown, no result, and without an `expires_at` that has
     /// passed. One outcome per task, in order.
+    ///
+    /// A task that [`domain::flow::waits_again`] is SCHEDULED instead, and followed up: it waits for those that it needs
+    /// and that have not ended once all tasks of this call are back. A task that is still waited for is waited for
+    /// again.
     async fn retry(&self, tenant: &Tenant, tasks: &[Retry]) -> Result<Vec<RetryOutcome>, StoreError>;
 
     /// Removes tasks as [`TaskStore::delete`] does, but only those that are FAILED when it happens. One outcome per id.
@@ -139,6 +159,8 @@ pub struct TaskFilter {
     pub queue: Option<QueueName>,
     /// Exactly this code of the error it ended with.
     pub error_code: Option<String>,
+    /// Items of this batch.
+    pub batch: Option<TaskId>,
     /// Ended before this moment.
     pub ended_before: Option<Timestamp>,
 }
@@ -214,12 +236,25 @@ pub struct Retry {
 pub enum RetryOutcome {
     /// It waits here, and has had so many attempts.
     Waiting(Waiting, u32),
+    /// It waits for others first, and has had so many attempts.
+    WaitingForOthers(u32),
     /// It has not ended: it stands here.
     NotEnded(Status),
     /// It completed: there is nothing to run again.
     Completed,
     /// There is no such task.
     Unknown,
+}
+
+impl RetryOutcome {
+    /// For stores: a task that is back waits for others instead of a worker.
+    pub fn wait_for_others(&mut self) {
+        match self {
+            Self::Waiting(_, attempt) => *self = Self::WaitingForOthers(*attempt),
+            Self::NotEnded(Status::Pending) => *self = Self::NotEnded(Status::Scheduled),
+            Self::WaitingForOthers(_) | Self::NotEnded(_) | Self::Completed | Self::Unknown => {}
+        }
+    }
 }
 
 /// What became of a discard.
@@ -484,6 +519,15 @@ pub trait UpkeepStore: Send + Sync {
     /// Forgets idempotency keys that were first used longer ago than [`domain::Idempotency::KEPT`], at most `limit`;
     /// answers how many.
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError>;
+
+    /// Follows up the ends of tasks that others wait for, at most `limit`: [`domain::flow::judge`] says what becomes of
+    /// those, and a batch whose items have all ended is concluded as [`BatchCounts::conclude`] says. Whatever way a
+    /// needed task ended, and whoever ended it, it is followed up, once.
+    async fn follow_up(&self, limit: usize) -> Result<FollowedUp, StoreError>;
+
+    /// Returns when a needed task has ended by a call on this store since the last time, so that it can be followed up at
+    /// once. It is only a hint: those that ended elsewhere are found by [`UpkeepStore::follow_up`] alone.
+    async fn need_ended(&self);
 
     /// Removes FAILED tasks that ended longer than `age` ago, with all that is kept of them, at most `limit`, of every
     /// tenant; answers how many.

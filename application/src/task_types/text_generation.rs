@@ -43,7 +43,25 @@ async fn generate(
     input: TextGenerationInput,
 ) -> Result<Output, Failure> {
     let model = input.model.unwrap_or_else(|| DEFAULT_MODEL.to_owned());
-    let request = GenerationRequest { model: model.clone(), prompt: input.prompt, task: context.task().id.0 };
+    let written = write(generator.as_ref(), &context, model, input.prompt).await?;
+    Output::of(&written.text)?.with_details(&written.details)
+}
+
+/// What a model has written.
+pub(super) struct Written {
+    pub(super) text: String,
+    /// About it: model, finish reason, usage.
+    pub(super) details: serde_json::Value,
+}
+
+/// Has a model write, live.
+pub(super) async fn write(
+    generator: &dyn TextGenerator,
+    context: &TaskContext,
+    model: String,
+    prompt: String,
+) -> Result<Written, Failure> {
+    let request = GenerationRequest { model: model.clone(), prompt, task: context.task().id.0 };
     context.progress(0, 100, Some("waiting for the model"));
     let mut events = tokio::select! {
         started = generator.generate(request) => started?,
@@ -78,7 +96,7 @@ async fn generate(
                         "estimated": usage.estimated,
                     },
                 });
-                return Output::of(&text)?.with_details(&details);
+                return Ok(Written { text, details });
             }
             Some(Err(error)) => return Err(error.into()),
             None => {

@@ -7,7 +7,7 @@ use domain::{
     outbound::callback_key,
 };
 
-use super::{Admission, InvalidField, Submission, SubmitError, Tasks};
+use super::{Admission, FlowSubmission, InvalidField, SubmitError, Tasks};
 use crate::{
     ports::{StoreError, Submitted},
     registry::TaskTypeSpec,
@@ -23,11 +23,11 @@ impl Tasks {
     pub async fn submit_with_callback(
         &self,
         tenant: &Tenant,
-        submission: Submission,
+        flow: FlowSubmission,
         callback: &Callback,
     ) -> Result<Option<Admission>, SubmitError> {
         self.check_callback(callback)?;
-        let admission = self.submit(tenant, vec![submission]).await?.pop();
+        let admission = self.submit_flow(tenant, flow).await?;
         if let Some(task) = admission.as_ref().and_then(Admission::task) {
             self.callback_for(tenant, task.id, callback).await?;
         }

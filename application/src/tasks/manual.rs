@@ -1,7 +1,7 @@
 //! Manual handling: what failed for good waits here for a person, who runs it again (as it was, or with another input)
 //! or discards it; one by one, or all that have something in common.
 
-use domain::{Status, TaskId, Tenant};
+use domain::{Status, TaskId, Tenant, flow::is_batch};
 
 use super::{LARGEST_PAGE, SubmitError, Tasks};
 use crate::{
@@ -44,9 +44,17 @@ impl Tasks {
             let Some(known) = self.read(tenant, task.id).await? else { return Ok(RetryOutcome::Unknown) };
             self.check_input(&known.task_type, input)?;
         }
+        let id = task.id;
         let outcomes = self.store.retry(tenant, &[task]).await?;
         self.announce_retries(&outcomes).await;
-        Ok(outcomes.into_iter().next().unwrap_or(RetryOutcome::Unknown))
+        let outcome = outcomes.into_iter().next().unwrap_or(RetryOutcome::Unknown);
+        // With a batch, those of its items that did not complete.
+        if let RetryOutcome::WaitingForOthers(_) = outcome
+            && self.read(tenant, id).await?.is_some_and(|task| is_batch(&task.task_type))
+        {
+            self.retry_batch(tenant, id).await?;
+        }
+        Ok(outcome)
     }
 
     /// Runs these tasks again, as they were; one outcome per id.
@@ -137,7 +145,10 @@ impl Tasks {
         match handling {
             Handling::Retry => {
                 let outcomes = self.retry_each(tenant, ids).await?;
-                Ok(outcomes.iter().filter(|outcome| matches!(outcome, RetryOutcome::Waiting(..))).count())
+                let back = |outcome: &&RetryOutcome| {
+                    matches!(outcome, RetryOutcome::Waiting(..) | RetryOutcome::WaitingForOthers(_))
+                };
+                Ok(outcomes.iter().filter(back).count())
             }
             Handling::Discard => {
                 let outcomes = self.store.discard(tenant, ids).await?;
@@ -146,12 +157,15 @@ impl Tasks {
         }
     }
 
-    async fn announce_retries(&self, outcomes: &[RetryOutcome]) {
+    pub(super) async fn announce_retries(&self, outcomes: &[RetryOutcome]) {
         let again: Vec<(&Waiting, u32)> = outcomes
             .iter()
             .filter_map(|outcome| match outcome {
                 RetryOutcome::Waiting(place, attempt) => Some((place, *attempt)),
-                RetryOutcome::NotEnded(_) | RetryOutcome::Completed | RetryOutcome::Unknown => None,
+                RetryOutcome::WaitingForOthers(_)
+                | RetryOutcome::NotEnded(_)
+                | RetryOutcome::Completed
+                | RetryOutcome::Unknown => None,
             })
             .collect();
         let news: Vec<Signal> = again

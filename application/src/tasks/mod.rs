@@ -2,6 +2,7 @@
 
 mod backlog;
 mod callbacks;
+mod flows;
 mod handle;
 mod manual;
 mod partial;
@@ -12,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use domain::{Attempt, Priority, Routes, Status, Task, TaskId, Tenant};
 
+pub use flows::{After, ArticlesSubmission, BatchSubmission, FlowSubmission, ItemSubmission, MOST_ARTICLES};
 pub use handle::{Handle, NoResult};
 pub use manual::{LARGEST_SWEEP, MOST_FAILURE_GROUPS, Swept};
 pub use submit::{Admission, InvalidField, Submission, SubmitError};
@@ -90,7 +92,9 @@ impl Tasks {
 
     /// One task.
     pub async fn read(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Task>, StoreError> {
-        Ok(self.store.read(tenant, &[id]).await?.pop())
+        let mut found = self.store.read(tenant, &[id]).await?;
+        self.show_batches(tenant, &mut found).await?;
+        Ok(found.pop())
     }
 
     /// One task as soon as it has ended, or as it stands after `patience` (at most [`LONGEST_WAIT`]).
@@ -134,7 +138,9 @@ impl Tasks {
         page: ListPage,
     ) -> Result<Vec<Task>, StoreError> {
         let limit = page.limit.clamp(1, LARGEST_PAGE);
-        self.store.list(tenant, filter, ListPage { limit, ..page }).await
+        let mut found = self.store.list(tenant, filter, ListPage { limit, ..page }).await?;
+        self.show_batches(tenant, &mut found).await?;
+        Ok(found)
     }
 
     /// The attempts of a task, oldest first; `None` for an unknown id.
@@ -147,17 +153,18 @@ impl Tasks {
         self.store.counts(tenant).await
     }
 
-    /// Stops a task: one that waits ends at once, a running one is stopped by its worker.
+    /// Stops a task: one that waits ends at once, a running one is stopped by its worker. With a batch, all its items are
+    /// stopped.
     pub async fn cancel(&self, tenant: &Tenant, id: TaskId) -> Result<CancelOutcome, StoreError> {
-        let outcome = self.store.cancel(tenant, &[id]).await?.pop().unwrap_or(CancelOutcome::Unknown);
-        match outcome {
-            CancelOutcome::Requested => self.signals.publish(&[Signal::Cancel(vec![id])]).await,
-            CancelOutcome::Cancelled => {
-                self.signals
-                    .publish(&[Signal::State { task: id, attempt: 0, status: Status::Cancelled }])
-                    .await;
+        let outcome = self.cancel_each(tenant, &[id]).await?.pop().unwrap_or(CancelOutcome::Unknown);
+        // A batch is over when it is cancelled; should this process die now, asking again stops the items.
+        if outcome != CancelOutcome::Unknown && outcome != CancelOutcome::Requested {
+            let unfinished = [Status::Scheduled, Status::Pending, Status::Processing];
+            let batch = !self.store.batch_counts(tenant, &[id]).await?.is_empty();
+            let items = if batch { self.items_that_are(tenant, id, &unfinished).await? } else { Vec::new() };
+            for page in items.chunks(LARGEST_PAGE) {
+                self.cancel_each(tenant, page).await?;
             }
-            CancelOutcome::AlreadyEnded(_) | CancelOutcome::Unknown => {}
         }
         Ok(outcome)
     }
@@ -181,6 +188,28 @@ impl Tasks {
             self.announcer.announce(vec![place.clone()]);
         }
         Ok(outcome)
+    }
+
+    /// Stops these and tells of it.
+    async fn cancel_each(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<CancelOutcome>, StoreError> {
+        let outcomes = self.store.cancel(tenant, ids).await?;
+        let (mut requested, mut news) = (Vec::new(), Vec::new());
+        for (id, outcome) in ids.iter().zip(&outcomes) {
+            match outcome {
+                CancelOutcome::Requested => requested.push(*id),
+                CancelOutcome::Cancelled => {
+                    news.push(Signal::State { task: *id, attempt: 0, status: Status::Cancelled });
+                }
+                CancelOutcome::AlreadyEnded(_) | CancelOutcome::Unknown => {}
+            }
+        }
+        if !requested.is_empty() {
+            news.push(Signal::Cancel(requested));
+        }
+        if !news.is_empty() {
+            self.signals.publish(&news).await;
+        }
+        Ok(outcomes)
     }
 
     /// Removes a task that does not run, with all that is kept of it.
@@ -217,5 +246,7 @@ fn cause(error: StoreError) -> String {
     }
 }
 
+#[cfg(test)]
+mod flow_tests;
 #[cfg(test)]
 mod tests;

@@ -156,13 +156,13 @@ impl Tasks {
     /// What this submission would store; nothing is.
     pub(crate) fn check(&self, tenant: &Tenant, submission: Submission) -> Result<NewTask, SubmitError> {
         let mut invalid = Vec::new();
-        let task = self.admit(tenant, submission, &mut invalid);
+        let task = self.admit(tenant, submission, false, &mut invalid);
         if invalid.is_empty() { Ok(task) } else { Err(SubmitError::Invalid(invalid)) }
     }
 
     /// What is kept of a submission that cannot be accepted, where it has to be kept: type and input, by defaults.
     pub(crate) fn unchecked(&self, tenant: &Tenant, submission: Submission) -> NewTask {
-        self.admit(tenant, submission, &mut Vec::new())
+        self.admit(tenant, submission, false, &mut Vec::new())
     }
 
     /// Announces tasks that were stored in another way, and news of others.
@@ -175,8 +175,10 @@ impl Tasks {
 
     fn check_all(&self, tenant: &Tenant, submissions: Vec<Submission>) -> Result<Vec<NewTask>, SubmitError> {
         let mut invalid = Vec::new();
-        let tasks =
-            submissions.into_iter().map(|submission| self.admit(tenant, submission, &mut invalid)).collect();
+        let tasks = submissions
+            .into_iter()
+            .map(|submission| self.admit(tenant, submission, false, &mut invalid))
+            .collect();
         if invalid.is_empty() { Ok(tasks) } else { Err(SubmitError::Invalid(invalid)) }
     }
 
@@ -207,11 +209,19 @@ impl Tasks {
         self.announcer.announce(waiting.collect());
     }
 
-    fn admit(&self, tenant: &Tenant, submission: Submission, invalid: &mut Vec<InvalidField>) -> NewTask {
+    /// What is stored of a submission. An input that refers to results of others cannot be checked before it is put
+    /// together.
+    pub(super) fn admit(
+        &self,
+        tenant: &Tenant,
+        submission: Submission,
+        refers: bool,
+        invalid: &mut Vec<InvalidField>,
+    ) -> NewTask {
         let mut refuse = |field, message: String| invalid.push(InvalidField { field, message });
         let defaults = match self.registry.get(&submission.task_type).filter(|spec| !spec.is_internal()) {
             Some(spec) => {
-                if let Err(message) = spec.check_input(&submission.input) {
+                if !refers && let Err(message) = spec.check_input(&submission.input) {
                     refuse("input", format!("{message}; an input that works: {}", spec.example_input()));
                 }
                 spec.default_limits()
@@ -285,7 +295,7 @@ impl Tasks {
 }
 
 /// A task as it stands when it has just been stored.
-fn as_submitted(new: NewTask, receipt: Receipt) -> Task {
+pub(super) fn as_submitted(new: NewTask, receipt: Receipt) -> Task {
     Task {
         id: receipt.id,
         tenant: new.tenant,
@@ -309,12 +319,15 @@ fn as_submitted(new: NewTask, receipt: Receipt) -> Task {
         expires_at: new.expires_at,
         started_at: None,
         completed_at: None,
+        needs: None,
+        waits_for: None,
+        batch: None,
     }
 }
 
 /// The answer that this request got the first time. What routes and defaults decided then is kept with the task; they
 /// may decide otherwise by now.
-fn first_answer(again: NewTask, receipt: Receipt, stored: Option<&Task>) -> Task {
+pub(super) fn first_answer(again: NewTask, receipt: Receipt, stored: Option<&Task>) -> Task {
     let mut answer = as_submitted(again, receipt);
     if let Some(stored) = stored {
         (answer.queue, answer.priority) = (stored.queue.clone(), stored.priority);

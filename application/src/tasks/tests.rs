@@ -346,5 +346,8 @@ fn example(id: TaskId) -> Task {
         expires_at: None,
         started_at: None,
         completed_at: None,
+        needs: None,
+        waits_for: None,
+        batch: None,
     }
 }

@@ -15,7 +15,7 @@ const STATES: [State; 8] = [
 ];
 
 /// The whole machine as a table: rows are events, columns the states above. `-` is a refusal.
-const TABLE: [(&str, [&str; 8]); 12] = [
+const TABLE: [(&str, [&str; 8]); 15] = [
     // event            Scheduled    Pending      Processing   ..cancelled  Completed Failed      Cancelled   Expired
     ("due", ["pending", "-", "-", "-", "-", "-", "-", "-"]),
     ("claim", ["-", "start", "-", "-", "-", "-", "-", "-"]),
@@ -28,6 +28,9 @@ const TABLE: [(&str, [&str; 8]); 12] = [
     ("cancel", ["cancelled", "cancelled", "request cancel", "request cancel", "-", "-", "-", "-"]),
     ("stop cancelled", ["-", "-", "-", "cancelled", "-", "-", "-", "-"]),
     ("expire", ["expired", "expired", "-", "-", "-", "-", "-", "-"]),
+    ("give up", ["cancelled", "-", "-", "-", "-", "-", "-", "-"]),
+    ("conclude", ["completed", "-", "-", "-", "-", "-", "-", "-"]),
+    ("conclude badly", ["failed", "-", "-", "-", "-", "-", "-", "-"]),
     ("retry", ["-", "-", "-", "-", "-", "reopen", "reopen", "reopen"]),
 ];
 
@@ -62,6 +65,9 @@ impl Fixture {
             "cancel" => Event::Cancel,
             "stop cancelled" => Event::StopCancelled,
             "expire" => Event::Expire,
+            "give up" => Event::GiveUp { failure: &self.permanent },
+            "conclude" => Event::Conclude { failure: None },
+            "conclude badly" => Event::Conclude { failure: Some(&self.permanent) },
             "retry" => Event::Retry,
             other => panic!("no event is called {other}"),
         }

@@ -39,6 +39,7 @@ pub mod claim;
 pub mod delete;
 pub mod fixtures;
 pub mod fleet;
+pub mod flows;
 pub mod history;
 pub mod mirror;
 pub mod model;
@@ -215,6 +216,23 @@ macro_rules! store_contract {
                 who_is_gone_is_told_nothing
                 old_reports_are_forgotten_in_steps
             }
+            flows {
+                a_task_starts_when_all_that_it_waits_for_have_completed
+                what_has_ended_already_is_followed_up
+                a_task_gives_up_when_one_that_it_needs_fails
+                every_way_of_ending_is_followed_up
+                who_has_stopped_waiting_is_left_alone
+                results_are_put_into_the_inputs_that_refer_to_them
+                a_flow_is_stored_once_and_whole
+                a_needed_task_that_runs_again_is_waited_for_again
+                a_task_that_never_ran_looks_at_its_needs_again
+                a_batch_concludes_when_all_its_items_have_ended
+                items_of_a_batch_wait_for_each_other
+                many_may_follow_up_at_once
+                an_end_that_races_with_a_submission_is_not_missed
+                the_largest_batch_is_kept_whole
+                an_end_that_is_needed_wakes_who_follows_up
+            }
             mirror {
                 both_answer_alike_first
                 both_answer_alike_second
@@ -253,6 +271,7 @@ mod tests {
             include_str!("claim.rs"),
             include_str!("delete.rs"),
             include_str!("fleet.rs"),
+            include_str!("flows.rs"),
             include_str!("history.rs"),
             include_str!("mirror.rs"),
             include_str!("model.rs"),

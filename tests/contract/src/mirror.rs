@@ -1,20 +1,26 @@
 //! Random histories played to the store in memory and to the one under test at once: every answer must be the same. The
 //! store in memory is short enough to be read, so it says what the other one should do.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use application::{
     memory::MemoryStore,
     ports::{
-        Applied, CancelOutcome, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup, ListPage,
-        Overdue, Purged, QueueCounts, QueueStore, Reprioritised, Retry, RetryOutcome, Settlement, Store,
-        Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore,
+        Applied, CancelOutcome, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup, FlowStored,
+        ListPage, Needed, NewNeed, NewNode, Overdue, Purged, QueueCounts, QueueStore, Reprioritised, Retry,
+        RetryOutcome, Settlement, Store, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore,
     },
 };
 use domain::{
     Attempt, ErrorClass, Event, Failure, Idempotency, IdempotencyKey, Limits, NewTask, QueueName,
-    RetryPolicy, Start, State, Status, Suspicion, Task, TaskId, Tenant, Timestamp, Unique, UniqueKey,
-    WorkerId, decide,
+    RetryPolicy, Start, State, Status, Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
+    UniqueKey, WorkerId, decide,
+    flow::{BATCH_TYPE, NodeName, OnFailure},
 };
 
 use crate::{Harness, fixtures::*};
@@ -123,9 +129,25 @@ macro_rules! without_classes {
     ($($answer:ty),+ $(,)?) => { $(impl ForgetClasses for $answer {})+ };
 }
 without_classes! {
-    bool, usize, (), WorkerId, Option<Duration>, Vec<Submitted>, Vec<ClaimedTask>, Vec<Applied>, Vec<DeleteOutcome>,
+    bool, usize, (), FlowStored, WorkerId, Option<Duration>, Vec<Submitted>, Vec<ClaimedTask>, Vec<Applied>, Vec<DeleteOutcome>,
     Vec<DiscardOutcome>, Vec<CancelOutcome>, Vec<RetryOutcome>, Vec<FailureGroup>, Vec<QueueCounts>, Vec<Overdue>,
     Vec<Waiting>, Vec<Reprioritised>, Purged, Vec<(QueueName, Timestamp)>,
+}
+
+/// All that is to be followed up: who starts, who ends, and how far batches have come.
+async fn followed_up(
+    store: &dyn UpkeepStore,
+) -> (BTreeSet<TaskId>, BTreeMap<TaskId, Status>, BTreeMap<TaskId, u64>) {
+    let (mut starts, mut ends, mut progress) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+    loop {
+        let done = store.follow_up(3).await.expect("followed up");
+        if done.seen == 0 {
+            return (starts, ends, progress);
+        }
+        starts.extend(done.released.into_iter().map(|waiting| waiting.id));
+        ends.extend(done.ended);
+        progress.extend(done.progress.into_iter().map(|(id, progress)| (id, progress.current)));
+    }
 }
 
 impl<'h> Mirror<'h> {
@@ -160,16 +182,18 @@ impl<'h> Mirror<'h> {
     async fn run(mut self, steps: usize) -> usize {
         for step in 0..steps {
             self.step = step;
-            match self.dice.below(19) {
+            match self.dice.below(25) {
                 0..=3 => self.submit().await,
                 4 => self.register().await,
-                5..=6 => self.claim().await,
-                7..=10 => self.settle().await,
-                11..=12 => self.retry().await,
-                13..=14 => self.pass_time().await,
-                15..=16 => self.reap().await,
-                17 if self.dice.once_in(2) => self.rearrange().await,
-                17 => self.cancel_or_remove().await,
+                5..=7 => self.claim().await,
+                8..=12 => self.settle().await,
+                13 => self.cancel_or_remove().await,
+                14..=15 => self.retry().await,
+                16..=17 => self.pass_time().await,
+                18..=19 => self.reap().await,
+                20 => self.flow().await,
+                23 => self.rearrange().await,
+                21..=22 => self.follow_up().await,
                 _ => self.keep_house().await,
             }
             if step % 8 == 0 {
@@ -223,6 +247,58 @@ impl<'h> Mirror<'h> {
                 self.ids.push(receipt.id);
             }
         }
+    }
+
+    /// Tasks that wait for each other and for others; one in three flows is a batch.
+    async fn flow(&mut self) {
+        let is_batch = self.dice.once_in(3);
+        let mut nodes = Vec::new();
+        for place in 0..2 + self.dice.below(3) {
+            let mut node = NewNode::of(task_in(self.dice.pick(&["a", "b"]).expect("two"), 2));
+            if is_batch && place == 0 {
+                node.task.task_type = TaskType::new(BATCH_TYPE).expect("a type");
+                nodes.push(node);
+                continue;
+            }
+            node.is_item = is_batch && self.dice.once_in(2);
+            // An item cannot wait for its batch.
+            let first = usize::from(is_batch);
+            for _ in 0..self.dice.below(3) {
+                let on = match self.dice.pick(&self.ids).filter(|_| self.dice.once_in(2)) {
+                    Some(id) => Needed::Stored(id),
+                    None if place > first => Needed::Node(first + self.dice.below(place - first)),
+                    None => continue,
+                };
+                let name = NodeName::new("needed").ok();
+                let on_failure = self.dice.pick(&OnFailure::ALL).expect("two");
+                if node.needs.iter().all(|need: &NewNeed| need.on != on) {
+                    node.needs.push(NewNeed { on, name, on_failure });
+                }
+            }
+            if self.dice.once_in(3) {
+                node.task.input = json(r#"{"was":{"$result":"needed"}}"#);
+            }
+            node.task.idempotency = if place == 0 { self.idempotency() } else { None };
+            nodes.push(node);
+        }
+        let nodes = nodes.as_slice();
+        if let FlowStored::New(receipts) = both!(self, submit_flow(nodes)) {
+            self.ids.extend(receipts.into_iter().map(|receipt| receipt.id));
+        }
+    }
+
+    /// Whatever the steps, all that is to be followed up comes to the same.
+    async fn follow_up(&mut self) {
+        let memory = followed_up(&self.memory).await;
+        let store = followed_up(self.store.as_ref()).await;
+        self.same("follow_up", memory, store);
+        let batches = self.ids.clone();
+        let mut counted = self.memory.batch_counts(&Tenant::default(), &batches).await.expect("memory");
+        counted.sort_by_key(|(id, _)| *id);
+        let also = self.store.batch_counts(&Tenant::default(), &batches).await;
+        let mut also = also.expect("the store under test");
+        also.sort_by_key(|(id, _)| *id);
+        self.same("batch_counts", counted, also);
     }
 
     fn idempotency(&mut self) -> Option<Idempotency> {

@@ -1,5 +1,6 @@
 //! The operations, by resource.
 
+mod batches;
 mod manual;
 mod parameters;
 mod queues;
@@ -13,8 +14,8 @@ use poem_openapi::Tags;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
-    manual::ManualApi, queues::QueuesApi, schedules::SchedulesApi, system::SystemApi, tasks::TasksApi,
-    workers::WorkersApi,
+    batches::BatchesApi, manual::ManualApi, queues::QueuesApi, schedules::SchedulesApi, system::SystemApi,
+    tasks::TasksApi, workers::WorkersApi,
 };
 use crate::{
     ApiConfig,
@@ -72,6 +73,8 @@ impl Context {
 enum Tag {
     /// Submit tasks, watch them, read what they came to.
     Tasks,
+    /// Many tasks that are followed as one.
+    Batches,
     /// What failed for good waits here for a person: run it again, as it was or with another input, or discard it.
     #[oai(rename = "Manual handling")]
     Manual,

@@ -77,6 +77,9 @@ impl TasksApi {
     /// one such task among those that stand in `unique_states`.
     ///
     /// With a `callback_url` the task's end is told to it.
+    ///
+    /// With `after` it starts when other tasks have ended, and `then` starts others after it. Its input can refer to what
+    /// they came to: `{"$result": "name or number", "path": "/json/pointer"}`, or `{"$text": ["a text with ", {"$result": …}]}`.
     #[oai(path = "/tasks", method = "post", operation_id = "submit_task")]
     async fn submit(
         &self,
@@ -85,12 +88,13 @@ impl TasksApi {
         #[oai(name = "Idempotency-Key", validator(min_length = 1, max_length = 257))]
         idempotency_key: Header<Option<String>>,
     ) -> Result<Submitted, ApiError> {
-        let (mut submission, callback) = submission::read(&body.text)?;
-        submission.idempotency = idempotency::read(idempotency_key.0.as_deref(), "submit_task", &body.text)?;
+        let (mut flow, callback) = submission::read(&body.text)?;
+        flow.submission.idempotency =
+            idempotency::read(idempotency_key.0.as_deref(), "submit_task", &body.text)?;
         let (tasks, tenant) = (self.0.tasks()?, Tenant::default());
         let admission = match callback {
-            None => tasks.submit(&tenant, vec![submission]).await?.pop(),
-            Some(callback) => tasks.submit_with_callback(&tenant, submission, &callback).await?,
+            None => tasks.submit_flow(&tenant, flow).await?,
+            Some(callback) => tasks.submit_with_callback(&tenant, flow, &callback).await?,
         };
         let location = |task: &Task| format!("{}/tasks/{}", self.0.config.prefix, task.id);
         match admission {
@@ -140,6 +144,7 @@ impl TasksApi {
             queue: read_name("queue", queue.0, QueueName::new, &mut errors),
             error_code: error_code.0,
             ended_before: None,
+            batch: None,
         };
         let limit = read_limit(limit.0.as_deref(), &mut errors);
         let before = match cursor.0.as_deref() {
@@ -347,7 +352,7 @@ pub(super) async fn retry(tasks: &Tasks, id: i64, body: &str) -> Result<JsonAnsw
     let (tenant, task) = (Tenant::default(), known_id(id)?);
     let input = sweep::read_retry(body)?;
     match tasks.retry(&tenant, Retry { id: task, input }).await? {
-        RetryOutcome::Waiting(..) => {
+        RetryOutcome::Waiting(..) | RetryOutcome::WaitingForOthers(_) => {
             let task = tasks.read(&tenant, task).await?.ok_or_else(|| ApiError::unknown_task(id))?;
             Ok(JsonAnswer(TaskView::from(&task)))
         }

@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 
 use crate::body::AnyJson;
 
+pub(crate) mod batches;
 pub(crate) mod manual;
 pub(crate) mod queues;
 pub(crate) mod schedules;
@@ -53,11 +54,14 @@ impl From<Status> for StatusView {
 }
 
 /// A moment, RFC 3339 in UTC, ending in `Z`.
-fn moment<S: Serializer>(moment: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn moment<S: Serializer>(moment: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{}", moment.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)))
 }
 
-fn moment_or_null<S: Serializer>(value: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn moment_or_null<S: Serializer>(
+    value: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => moment(value, serializer),
         None => serializer.serialize_none(),
@@ -142,10 +146,18 @@ pub(crate) struct TaskView {
     completed_at: Option<DateTime<Utc>>,
     /// Seconds from `started_at` to `completed_at`.
     processing_time: Option<f64>,
+    /// The tasks that it waits for, or has waited for.
+    after: Vec<i64>,
+    /// How many of those have not ended, or items of a batch; null unless it waits for them.
+    waits_for: Option<i64>,
+    /// Its follow-ups: tasks that were submitted with it and wait for it.
+    then: Vec<i64>,
+    /// The batch that it is an item of.
+    batch: Option<i64>,
 }
 
 /// 0–100: completed tasks are done, whatever they reported.
-fn percent(task: &Task) -> i32 {
+pub(crate) fn percent(task: &Task) -> i32 {
     match task.status {
         Status::Completed => 100,
         _ => task.progress.as_ref().map_or(0, |report| i32::from(report.progress.percent())),
@@ -157,7 +169,7 @@ fn int(value: u32) -> i32 {
 }
 
 /// A whole number that every client can hold exactly.
-fn long(value: u64) -> i64 {
+pub(crate) fn long(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -192,6 +204,10 @@ impl From<&Task> for TaskView {
             started_at: task.started_at,
             completed_at: task.completed_at,
             processing_time: task.processing_time().map(|time| time.as_secs_f64()),
+            after: task.needs.iter().flat_map(|needs| &needs.after).map(|need| need.task.0).collect(),
+            waits_for: task.waits_for.map(i64::from),
+            then: task.needs.iter().flat_map(|needs| &needs.then).map(|id| id.0).collect(),
+            batch: task.batch.map(|batch| batch.0),
         }
     }
 }

@@ -23,7 +23,7 @@ fn submission(task_type: &str, input: Value) -> Submission {
 }
 
 async fn submit(product: &Product, submission: Submission, callback: &Callback) -> TaskId {
-    let admission = product.tasks.submit_with_callback(&Tenant::default(), submission, callback).await;
+    let admission = product.tasks.submit_with_callback(&Tenant::default(), submission.into(), callback).await;
     admission.expect("submitted").expect("an answer").task().expect("a task").id
 }
 
@@ -168,7 +168,7 @@ async fn what_cannot_be_promised_is_refused_and_nothing_is_stored() {
         let callback = Callback { url: url.into(), events: vec![] };
         let task = submission("demo.noop", Value::Null);
         let refusal =
-            product.tasks.submit_with_callback(&tenant, task, &callback).await.expect_err("refused");
+            product.tasks.submit_with_callback(&tenant, task.into(), &callback).await.expect_err("refused");
         let SubmitError::Invalid(fields) = &refusal else { panic!("{refusal}") };
         assert_eq!(fields[0].field, "callback_url");
         assert!(fields[0].message.contains(part) && !fields[0].message.contains("sesame"), "{refusal}");

@@ -7,6 +7,7 @@ mod commands;
 mod crashes;
 mod drain;
 mod example_page;
+mod flows;
 mod inbox;
 mod live_events;
 mod manual_handling;

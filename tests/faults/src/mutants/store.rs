@@ -10,16 +10,17 @@ use std::{
 
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, CommandAnswer, CommandId, DeleteOutcome,
-    DiscardOutcome, DueSchedule, FailureGroup, Fired, Firing, FiringRecord, Fleet, FleetStore, GivenCommand,
-    Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, Purged, Put,
-    QueueCounts, QueueStore, RecentRuns, Reprioritised, Retry, RetryOutcome, RunRecord, ScheduleStore,
-    Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Wanted, WorkStore,
-    WorkerProfile, WorkerReport,
+    DiscardOutcome, DueSchedule, FailureGroup, Fired, Firing, FiringRecord, Fleet, FleetStore, FlowStored,
+    FollowedUp, GivenCommand, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan, Overdue,
+    Overrunning, ProgressRecord, Purged, Put, QueueCounts, QueueStore, RecentRuns, Reprioritised, Retry,
+    RetryOutcome, RunRecord, ScheduleStore, Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore,
+    UpkeepStore, Waiting, Wanted, WorkStore, WorkerProfile, WorkerReport,
 };
 use async_trait::async_trait;
 use domain::{
     Attempt, AttemptOutcome, Change, NewTask, Priority, QueueName, Service, Status, Task, TaskId, Tenant,
     Timestamp, WorkerId,
+    flow::BatchCounts,
     schedule::{NewSchedule, Schedule, ScheduleName},
 };
 
@@ -82,6 +83,18 @@ impl TaskStore for BrokenStore {
             return self.inner.submit(&without).await;
         }
         self.inner.submit(tasks).await
+    }
+
+    async fn submit_flow(&self, nodes: &[NewNode]) -> Result<FlowStored, StoreError> {
+        self.inner.submit_flow(nodes).await
+    }
+
+    async fn batch_counts(
+        &self,
+        tenant: &Tenant,
+        batches: &[TaskId],
+    ) -> Result<Vec<(TaskId, BatchCounts)>, StoreError> {
+        self.inner.batch_counts(tenant, batches).await
     }
 
     async fn read(&self, tenant: &Tenant, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
@@ -289,6 +302,14 @@ impl UpkeepStore for BrokenStore {
 
     async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError> {
         self.inner.overrunning(grace, limit).await
+    }
+
+    async fn follow_up(&self, limit: usize) -> Result<FollowedUp, StoreError> {
+        self.inner.follow_up(limit).await
+    }
+
+    async fn need_ended(&self) {
+        self.inner.need_ended().await;
     }
 
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
