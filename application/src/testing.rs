@@ -10,8 +10,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta};
 use domain::{
-    Change, End, Failure, Json, LeaseTerms, QueueName, QueueOrder, Routes, Task, TaskId, TaskType, Tenant,
-    WorkerName,
+    Change, End, Failure, Json, LeaseTerms, QueueName, Routes, Task, TaskId, TaskType, Tenant, WorkerName,
 };
 use tokio::{task::JoinHandle, time::Instant};
 
