@@ -138,7 +138,8 @@ pub async fn inspect(args: InspectArgs) -> Result<ExitCode> {
 }
 
 fn is_called(worker: &Value, name: Option<&str>) -> bool {
-    name.is_none_or(|name| worker["name"] == name || worker["id"].to_string() == name)
+    let id = worker["id"].as_i64();
+    name.is_none_or(|name| worker["name"] == name || (id.is_some() && name.parse().ok() == id))
 }
 
 fn active(list: &Value) -> Table {
