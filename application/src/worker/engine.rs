@@ -2,11 +2,13 @@
 //! the books: who runs, what is free, when to look, when to beat.
 
 mod hearing;
+mod lease;
 mod limits;
 mod notes;
 mod obeying;
 mod pauses;
 mod reporting;
+mod starting;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -14,24 +16,24 @@ use std::{
     time::Duration,
 };
 
-use domain::{QueueName, Serving, Slots, Status, TaskId, TaskType, Throttle, Turns, WorkerId};
+use domain::{QueueName, Serving, Slots, TaskId, TaskType, Throttle, Turns, WorkerId};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{limits::LimitedQueues, pauses::Pauses, reporting::Reports};
 use super::{
-    Shutdown, WorkerConfig, WorkerPorts, attempt,
-    attempt::{Ended, Ending, Order},
+    Shutdown, WorkerConfig, WorkerPorts,
+    attempt::{Ended, Order},
     fetch::{Fetched, Want, fetch},
     runs::RunBook,
     settle::{self, Settled},
     suspects::RunningSuspects,
 };
 use crate::{
-    fleet::{Ends, written},
-    handler::{Recorder, RunningAttempt, Stop, TaskInfo},
+    fleet::Ends,
+    handler::{Recorder, RunningAttempt, Stop},
     ordering::refill,
-    ports::{ClaimedTask, GivenCommand, LimitedTasks, Signal, StoreError, WorkerProfile},
+    ports::{GivenCommand, LimitedTasks, StoreError},
 };
 
 /// How often the loop looks around when nothing else wakes it.
@@ -284,48 +286,6 @@ impl Engine {
         tracing::info!("drained");
     }
 
-    /// Registers, however long the store takes to come up.
-    async fn register(&mut self, shutdown: &Shutdown) -> Option<WorkerId> {
-        let profile = WorkerProfile {
-            name: self.config.name.clone(),
-            queues: self.serving.only().to_vec(),
-            except: self.serving.except().to_vec(),
-            concurrency: self.config.concurrency,
-            lease: self.config.lease.length(),
-            about: written(&self.about()),
-        };
-        let asked = Instant::now();
-        // What stands still is known before the first claim.
-        let registered = match self.crew.ports.store.paused_queues().await {
-            Ok(paused) => {
-                self.pauses.set(paused);
-                self.crew.ports.store.register(&profile).await
-            }
-            Err(error) => Err(error),
-        };
-        match registered {
-            Ok(worker) => {
-                (self.last_beat, self.next_beat) = (asked, asked + self.config.lease.heartbeat_every());
-                self.next_look = asked;
-                self.reports.start_anew(asked);
-                let queues = describe(&self.serving);
-                let types: Vec<_> =
-                    self.crew.ports.registry.iter().map(|spec| spec.name().as_str()).collect();
-                let (name, concurrency) = (&self.config.name, self.config.concurrency);
-                tracing::info!(%worker, %name, %queues, concurrency, types = types.join(" "), "worker ready");
-                Some(worker)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the worker cannot register yet; trying again");
-                tokio::select! {
-                    () = tokio::time::sleep(PAUSE_AFTER_ERROR * 2) => {}
-                    () = shutdown.halt.cancelled() => {}
-                }
-                None
-            }
-        }
-    }
-
     fn has_nothing_in_hand(&self) -> bool {
         self.running.is_empty()
             && self.unsettled.is_empty()
@@ -334,51 +294,8 @@ impl Engine {
             && !self.limited.under_way()
     }
 
-    fn lease_is_lost(&self) -> bool {
-        self.last_beat.elapsed() >= self.config.lease.give_up_after()
-    }
-
     fn stop_all(&self, stop: Stop) {
         self.running.values().for_each(|attempt| attempt.stop(stop));
-    }
-
-    fn beat(&mut self, worker: WorkerId) {
-        let now = Instant::now();
-        if self.beating || now < self.next_beat {
-            return;
-        }
-        self.beating = true;
-        self.next_beat = now + self.config.lease.heartbeat_every();
-        let (store, outbox) = (Arc::clone(&self.crew.ports.store), self.crew.outbox.clone());
-        // One that hangs must not keep the next from being tried, on another connection, while the lease still holds.
-        let patience = self.config.lease.heartbeat_every() / 2;
-        tokio::spawn(async move {
-            let heartbeat = store.heartbeat(worker);
-            tokio::pin!(heartbeat);
-            let answer = match tokio::time::timeout(patience, &mut heartbeat).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    let late = StoreError::Unavailable(format!("no answer within {patience:?}"));
-                    let _ = outbox.send(Message::Heartbeat(worker, now, Err(late)));
-                    // A late answer counts as well.
-                    heartbeat.await
-                }
-            };
-            let _ = outbox.send(Message::Heartbeat(worker, now, answer));
-        });
-    }
-
-    fn ask_for_cancellations(&mut self, worker: WorkerId) {
-        let now = Instant::now();
-        if self.asking_for_cancellations || now < self.next_ask || self.running.is_empty() {
-            return;
-        }
-        self.asking_for_cancellations = true;
-        self.next_ask = now + ASK_FOR_CANCELLATIONS;
-        let (store, outbox) = (Arc::clone(&self.crew.ports.store), self.crew.outbox.clone());
-        tokio::spawn(async move {
-            let _ = outbox.send(Message::Cancellations(store.cancel_requests(worker).await));
-        });
     }
 
     /// Starts a claim of exactly what can be run, if anything can and there is a reason to look.
@@ -615,74 +532,6 @@ impl Engine {
                 self.claim_not_before = Instant::now() + PAUSE_AFTER_ERROR;
                 self.news_of_work = true;
             }
-        }
-    }
-
-    fn tell_of_starts(&self, tasks: &[ClaimedTask]) {
-        let started: Vec<Signal> = tasks
-            .iter()
-            .map(|task| Signal::State {
-                task: task.id,
-                attempt: task.counters.attempt,
-                status: Status::Processing,
-            })
-            .collect();
-        if !started.is_empty() {
-            let signals = Arc::clone(&self.crew.ports.signals);
-            tokio::spawn(async move { signals.publish(&started).await });
-        }
-    }
-
-    fn start(&mut self, task: ClaimedTask, worker: WorkerId, lease_holds: bool) {
-        let ClaimedTask { id, tenant, task_type, queue, priority, input, limits, counters, .. } = task;
-        let number = counters.attempt;
-        let limits = limits.capped(self.config.time_caps);
-        let wait = self.wait_for_pace(&task_type);
-        if wait.is_none() {
-            tracing::info!(task_id = id.0, attempt = number, task_type = task_type.as_str(), %queue, "task received");
-            self.slots.take(&queue);
-            self.turns.took(&queue);
-            self.suspects.take(counters.suspicion());
-            self.started += 1;
-        }
-        let info = TaskInfo {
-            id,
-            tenant,
-            task_type,
-            queue,
-            priority,
-            attempt: number,
-            failures: task.counters.fresh_failures(),
-            created_at: task.created_at,
-            started_at: task.started_at,
-            worker: self.config.name.clone(),
-        };
-        let attempt = Arc::new(RunningAttempt::new(info, worker, Arc::clone(&self.crew.recorder)));
-        if let Some(wait) = wait {
-            let ending = if lease_holds { Ending::PutOff(wait) } else { Ending::Stopped(Stop::Abandon) };
-            self.unsettled.push_back(Ended::unstarted(attempt, limits, counters, ending));
-            return;
-        }
-        // A task that was claimed just as the lease was lost is not run: whoever takes over will.
-        if !lease_holds {
-            attempt.stop(Stop::Abandon);
-        }
-        self.running.insert(id, Arc::clone(&attempt));
-        self.starting.push((attempt, Order { input, limits, counters }));
-    }
-
-    /// The last that is begun in a turn of the loop, because the runtime runs the last first.
-    fn run_handlers(&mut self) {
-        for (attempt, order) in self.starting.drain(..) {
-            let crew = Arc::clone(&self.crew);
-            tokio::spawn(async move {
-                let (ended, news) = attempt::run(attempt, order, &crew.ports.registry).await;
-                // The ending first: readers find in the store what they hear of later.
-                let _ = crew.outbox.send(Message::Ended(ended));
-                if !news.is_empty() {
-                    crew.ports.signals.publish(&news).await;
-                }
-            });
         }
     }
 }

@@ -62,9 +62,15 @@ async fn play(first: u64, next: Arc<AtomicU64>, count: u64) -> Result<()> {
     }
 }
 
+/// Empties every table but the list of migrations.
 async fn empty(cleaner: &mut PgConnection) -> Result<()> {
-    let tables =
-        "task, live, outcome, attempt, progress, chunk, tally_delta, worker, claim_batch, idempotency_key";
+    let tables: String = sqlx::query_scalar(
+        "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables
+         WHERE schemaname = current_schema() AND tablename <> '_sqlx_migrations'",
+    )
+    .fetch_one(&mut *cleaner)
+    .await
+    .context("the names of the tables")?;
     let truncate = format!("TRUNCATE {tables} RESTART IDENTITY");
     sqlx::query(AssertSqlSafe(truncate)).execute(cleaner).await.context("emptying the tables")?;
     Ok(())
