@@ -111,7 +111,10 @@ async fn an_unreachable_server_is_named_and_is_a_failure() {
         let output = program::run(&arguments, &[], folder.path()).await;
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         let said = out(&output) + &err(&output);
-        assert!(said.contains(&server) && said.contains("is the server running?"), "{arguments:?}: {said}");
+        assert!(
+            said.contains(&server) && said.contains("cannot be reached; start a server"),
+            "{arguments:?}: {said}"
+        );
     }
 }
 
