@@ -3,7 +3,8 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use domain::{
-    Failure, Json, NewTask, Priority, QueueName, Start, Status, Suspicion, TaskId, TaskType, Timestamp,
+    Failure, Json, NewTask, OwnTerms, Priority, QueueName, RetryTerms, Start, Status, Suspicion, TaskId,
+    TaskType, Timestamp,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -120,6 +121,8 @@ struct Options {
     max_attempts: Option<u32>,
     soft_time_limit_seconds: Option<f64>,
     time_limit_seconds: Option<f64>,
+    retry: Option<RetryTerms>,
+    retention_seconds: Option<f64>,
     metadata: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -145,8 +148,14 @@ fn submission(plain: Submission, options: &str) -> Result<Submission, String> {
         (None, Some(delay)) => Start::After(delay),
         (None, None) => Start::Now,
     };
+    let retry = options.retry.map(|terms| terms.policy()).transpose().map_err(|wrong| {
+        let wrong: Vec<_> = wrong.iter().map(|wrong| format!("options.retry.{wrong}")).collect();
+        wrong.join("; ")
+    })?;
+    let own = OwnTerms { retry, keep_for: seconds("retention_seconds", options.retention_seconds)? };
     let metadata = options.metadata.map(|notes| Json::from_value(&notes)).transpose();
     Ok(Submission {
+        own,
         queue,
         priority,
         start,

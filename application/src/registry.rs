@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
-use domain::{Failure, Json, Limits, RetryPolicy, TaskType};
+use domain::{Defaults, Failure, Json, Limits, RetryPolicy, TaskType, TypeRules};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::handler::TaskContext;
@@ -152,6 +152,15 @@ impl TaskTypeSpec {
         self
     }
 
+    /// This type as the configuration would have it.
+    fn with(mut self, defaults: &Defaults) -> Self {
+        self.limits = self.limits.with(defaults);
+        if let Some(retry) = &defaults.retry {
+            self.retry = retry.clone();
+        }
+        self
+    }
+
     /// The name on the wire.
     pub fn name(&self) -> &TaskType {
         &self.name
@@ -221,6 +230,18 @@ pub struct DuplicateTaskType {
     pub second: &'static str,
 }
 
+/// Limits that cannot hold together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the settings for the task type {name}: {field}: {message}")]
+pub struct ContradictoryLimits {
+    /// Whose.
+    pub name: TaskType,
+    /// As it is called in a submission.
+    pub field: &'static str,
+    /// What is wrong.
+    pub message: String,
+}
+
 /// Every task type of a process, by name.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
@@ -246,6 +267,19 @@ impl Registry {
         Ok(())
     }
 
+    /// These types with what the configuration says instead of their code. Refused where a type's limits would contradict
+    /// each other. What the runner keeps for itself stays as it is.
+    pub fn with(mut self, rules: &TypeRules) -> Result<Self, ContradictoryLimits> {
+        for spec in self.types.values_mut().filter(|spec| !spec.internal) {
+            let Some(defaults) = rules.of(&spec.name) else { continue };
+            *spec = spec.clone().with(defaults);
+            if let Some((field, message)) = spec.limits.faults().into_iter().next() {
+                return Err(ContradictoryLimits { name: spec.name.clone(), field, message });
+            }
+        }
+        Ok(self)
+    }
+
     /// The type of this name.
     pub fn get(&self, name: &TaskType) -> Option<&TaskTypeSpec> {
         self.types.get(name)
@@ -263,6 +297,22 @@ mod tests {
 
     fn noop(summary: &'static str) -> TaskTypeSpec {
         TaskTypeSpec::new("demo.noop", summary, |_, (): ()| async { Output::of(&()) })
+    }
+
+    #[test]
+    fn the_configuration_has_the_last_word_about_a_types_defaults() {
+        let pattern = domain::Pattern::new("demo.*").expect("a pattern");
+        let minute = std::time::Duration::from_secs(60);
+        let rules = |defaults| TypeRules(vec![(pattern.clone(), defaults)]);
+        let registry = Registry::new([noop("one")]).expect("one type");
+        let retry = RetryPolicy { jitter: false, ..RetryPolicy::default() };
+        let defaults = Defaults { max_attempts: Some(1), retry: Some(retry.clone()), ..Defaults::default() };
+        let configured = registry.clone().with(&rules(defaults)).expect("fine limits");
+        let spec = configured.iter().next().expect("the type");
+        assert_eq!((spec.default_limits().max_attempts, spec.retry_policy()), (1, &retry));
+        let odd = Defaults { soft_time_limit: Some(minute), time_limit: Some(minute), ..Defaults::default() };
+        let refusal = registry.with(&rules(odd)).expect_err("a soft limit at the hard one").to_string();
+        assert!(refusal.contains("demo.noop") && refusal.contains("soft_time_limit_seconds"), "{refusal}");
     }
 
     #[test]

@@ -61,6 +61,7 @@ impl Schedules {
             input: task.input,
             metadata: task.metadata,
             limits: task.limits,
+            own: task.own,
         };
         let spec = NewSchedule { tenant: tenant.clone(), name, cadence, catch_up, overlap, template, paused };
         Ok(self.keep(spec).await?)
@@ -120,13 +121,14 @@ impl Schedules {
         name: &ScheduleName,
     ) -> Result<Option<Admission>, SubmitError> {
         let Some(schedule) = self.store.schedule(tenant, name).await? else { return Ok(None) };
-        let Template { task_type, queue, priority, input, metadata, limits } = schedule.spec.template;
+        let Template { task_type, queue, priority, input, metadata, limits, own } = schedule.spec.template;
         let submission = Submission {
             queue: Some(queue),
             priority: Some(priority),
             max_attempts: Some(limits.max_attempts),
             soft_time_limit: limits.soft_time_limit,
             time_limit: Some(limits.time_limit),
+            own,
             metadata,
             ..Submission::new(task_type, input)
         };

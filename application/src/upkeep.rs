@@ -7,7 +7,8 @@ mod queues;
 use std::{collections::HashMap, time::Duration};
 
 use domain::{
-    Change, ErrorClass, Event, Failure, LeaseTerms, RetryPolicy, State, Status, TaskId, WorkerId, decide,
+    Change, ErrorClass, Event, Failure, LeaseTerms, RetentionRules, RetryPolicy, State, Status, TaskId,
+    WorkerId, decide,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use self::{firing::fire_due, queues::QueueCare};
 use crate::{
     flows::follow_up,
     ordering::{announce_waiting, sweep},
-    ports::{Applied, Orphan, Overdue, Overrunning, Settlement, Signal, StoreError, Waiting},
+    ports::{Applied, Orphan, Overdue, Overrunning, Settlement, Signal, StoreError, Waiting, Walk},
     worker::WorkerPorts,
 };
 
@@ -29,7 +30,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// How often tasks are looked for that run past their time limit.
 const OVERRUN: Duration = Duration::from_secs(5);
 /// How often old records are looked for.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// How long workers' commands, and the reports of those that are gone, are kept.
 const KEEP_REPORTS: Duration = Duration::from_secs(24 * 3600);
 /// How much is done in one step.
@@ -38,12 +39,14 @@ const STEP: usize = 500;
 const SWEEP_DEPTH: usize = 1000;
 
 /// How the upkeep behaves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct UpkeepConfig {
     /// The lease of the workers.
     pub lease: LeaseTerms,
     /// How long failed tasks wait for a person; `None` for ever.
     pub keep_failed: Option<Duration>,
+    /// How long other ended tasks are kept.
+    pub retention: RetentionRules,
 }
 
 /// The upkeep of one process.
@@ -276,8 +279,11 @@ impl Upkeep {
         if let Some(age) = self.config.keep_failed {
             removed += self.ports.store.discard_failed(age, STEP).await?;
         }
+        let old = self.ports.store.remove_old(&self.config.retention, Walk::Due, STEP).await?;
         // A full step may leave more: the next round goes on.
-        if removed < STEP {
+        let more = removed >= STEP || old.more;
+        removed += old.count();
+        if !more {
             self.next_housekeeping = Instant::now() + HOUSEKEEPING;
         }
         Ok(removed)
@@ -311,7 +317,9 @@ fn time_is_up(late: &Overrunning, ports: &WorkerPorts) -> Option<Settlement> {
     );
     let failure = Failure::new(ErrorClass::TimedOut, "time_limit", message);
     let default_policy = RetryPolicy::default();
-    let policy = ports.registry.get(&late.task_type).map_or(&default_policy, |spec| spec.retry_policy());
+    let of_the_type =
+        || ports.registry.get(&late.task_type).map_or(&default_policy, |spec| spec.retry_policy());
+    let policy = late.retry.as_deref().unwrap_or_else(of_the_type);
     let state = State::Processing { cancel_requested: late.cancel_requested };
     let chance = ports.chance.next();
     let event = Event::Fail { failure: &failure, policy, limits: &late.limits, chance };

@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use domain::{LeaseTerms, QueueName, QueueOrder, QueueSettings, Route, Routes, TimeCaps, WorkerName};
+use domain::{
+    LeaseTerms, QueueName, QueueOrder, QueueSettings, Retention, Route, Routes, TimeCaps, TypeRules,
+    WorkerName,
+};
 use outbound_adapter::OutboundConfig;
 use providers_adapter::LatencyRange;
 
@@ -18,6 +21,7 @@ pub use values::{parse_duration, parse_size, without_password};
 
 mod outbound;
 mod queues;
+mod types;
 mod values;
 mod worker;
 
@@ -41,7 +45,7 @@ const fn key(name: &'static str, default: &'static str, meaning: &'static str) -
     Key { name, default, meaning, secret: false }
 }
 
-/// Every key. Lists of routes exist in the file only: `[[routes]] pattern = "ai.*" queue = "ai_processing"`.
+/// Every key. Lists exist in the file only: `[[routes]] pattern = "ai.*" queue = "ai_processing"`, and `[[types]]`.
 pub const KEYS: &[Key] = &[
     key(
         "database_url",
@@ -115,6 +119,10 @@ pub const KEYS: &[Key] = &[
     key("lease_seconds", "12", "a silent worker's tasks are taken over after about this long"),
     key("shutdown_grace", "10s", "how long a drain waits for running tasks before it gives them back"),
     key("manual_retention", "", "failed tasks are discarded after this long, such as 720h; empty for never"),
+    key("retention", "7d", "ended tasks are removed after this long, or never; [[types]] for single types"),
+    key("max_input", "1MiB", "the largest input of a task, 422 beyond"),
+    key("max_result", "4MiB", "the largest result of a task, which fails beyond"),
+    key("demo_crash_aborts", "false", "whether a task of type demo.crash may end its worker process"),
     key("default_queue", "default", "where tasks go that no route claims"),
     key("log_format", "text", "text or json"),
     key("rust_log", "info", "what is logged, such as `info` or `task_runner=debug,info`"),
@@ -129,6 +137,7 @@ pub struct Layers {
     values: BTreeMap<&'static str, (String, String)>,
     routes: Option<Vec<Route>>,
     queues: BTreeMap<QueueName, QueueSettings>,
+    types: TypeRules,
 }
 
 /// What the process was started with.
@@ -188,6 +197,16 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// How long failed tasks wait for a person.
     pub manual_retention: Option<Duration>,
+    /// How long other ended tasks are kept.
+    pub retention: Retention,
+    /// What holds for some types instead of what their code says.
+    pub types: TypeRules,
+    /// The largest input, in bytes.
+    pub max_input: usize,
+    /// The largest result, in bytes.
+    pub max_result: usize,
+    /// Whether `demo.crash` may end a worker process.
+    pub demo_crash_aborts: bool,
     /// Which queue a type goes to.
     pub routes: Routes,
     /// JSON lines instead of text.
@@ -266,9 +285,13 @@ impl Layers {
                 self.queues = read_queues(value).with_context(|| format!("in {name}"))?;
                 continue;
             }
+            if found == "types" {
+                self.types = types::read(value).with_context(|| format!("in {name}"))?;
+                continue;
+            }
             let Some(known) = KEYS.iter().find(|key| key.name == found) else {
                 let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
-                bail!("{name}: unknown key {found:?}; known are routes, queues, {}", known.join(", "));
+                bail!("{name}: unknown key {found:?}; known are routes, queues, types, {}", known.join(", "));
             };
             let value = match value {
                 toml::Value::String(text) => text,
@@ -370,6 +393,13 @@ impl Layers {
         parse_duration(self.text(name)).map_err(|why| self.bad(name, why))
     }
 
+    /// A size of a document, from 1 kB to what one statement can carry.
+    fn size(&self, name: &str) -> Result<usize> {
+        let bytes = parse_size(self.text(name)).map_err(|why| self.bad(name, why))?;
+        let bytes = usize::try_from(bytes).ok().filter(|bytes| (1_000..=64 << 20).contains(bytes));
+        bytes.ok_or_else(|| self.bad(name, "not between 1KB and 64MiB"))
+    }
+
     /// Checks everything.
     pub fn config(&self) -> Result<Config> {
         let fallback = self.parse::<QueueName>("default_queue")?;
@@ -425,6 +455,11 @@ impl Layers {
                 .optional("manual_retention")
                 .map(|_| self.duration("manual_retention"))
                 .transpose()?,
+            retention: types::retention(self.text("retention")).map_err(|why| self.bad("retention", why))?,
+            types: self.types.clone(),
+            max_input: self.size("max_input")?,
+            max_result: self.size("max_result")?,
+            demo_crash_aborts: self.parse("demo_crash_aborts")?,
             shutdown_grace: self.duration("shutdown_grace")?,
             routes: Routes::new(routes, fallback).with_settings(self.queues.clone()),
             json_logs,

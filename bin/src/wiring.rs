@@ -16,6 +16,7 @@ use application::{
     upkeep::{Upkeep, UpkeepConfig},
     worker::{WorkerConfig, WorkerPorts},
 };
+use domain::RetentionRules;
 use http_adapter::{ApiConfig, UseCases};
 use outbound_adapter::HttpOutbound;
 use postgres_adapter::{PostgresOptions, PostgresStore};
@@ -66,7 +67,8 @@ impl Wiring {
             routes: Arc::clone(&routes),
         };
         let types = task_types::built_in(generator).into_iter().chain(task_types::publishing(&publishing));
-        let registry = Arc::new(Registry::new(types.chain(more_types))?);
+        let types = types.chain([task_types::crash(config.demo_crash_aborts)]).chain(more_types);
+        let registry = Arc::new(Registry::new(types)?.with(&config.types)?);
         Ok(Self { ports: WorkerPorts { store, order, signals, registry, routes, chance }, inbox, banner })
     }
 
@@ -78,7 +80,9 @@ impl Wiring {
     /// The clients' use cases.
     pub fn tasks(&self, config: &Config) -> Tasks {
         let WorkerPorts { store, order, signals, registry, routes, .. } = self.ports.clone();
-        Tasks::new(store, order, signals, registry, routes).with_waiting_limit(config.waiting_limit)
+        Tasks::new(store, order, signals, registry, routes)
+            .with_waiting_limit(config.waiting_limit)
+            .with_largest_input(config.max_input)
     }
 
     /// What time it is for the store.
@@ -110,7 +114,8 @@ impl Wiring {
 
     /// The upkeep of this process.
     pub fn upkeep(&self, config: &Config) -> Upkeep {
-        let config = UpkeepConfig { lease: config.lease, keep_failed: config.manual_retention };
+        let retention = RetentionRules { types: config.types.clone(), otherwise: config.retention };
+        let config = UpkeepConfig { lease: config.lease, keep_failed: config.manual_retention, retention };
         Upkeep::new(self.ports.clone(), config)
     }
 }
@@ -135,6 +140,7 @@ pub fn worker_config(config: &Config) -> WorkerConfig {
             ..About::default()
         },
         memory: memory::used,
+        largest_result: config.max_result,
     }
 }
 
@@ -146,6 +152,8 @@ pub fn api_config(config: &Config) -> ApiConfig {
         allowed_hosts: config.allowed_hosts.clone(),
         max_connections: config.max_connections,
         max_requests: config.max_requests,
+        // Room for the rest of a submission around its input.
+        body_limit: config.max_input + config.max_input / 4,
         ..ApiConfig::default()
     }
 }

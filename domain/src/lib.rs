@@ -7,6 +7,7 @@
 //! is read back. The other modules are the rules those two lean on.
 
 pub mod capacity;
+pub mod defaults;
 pub mod failure;
 pub mod fleet;
 pub mod flow;
@@ -20,6 +21,7 @@ pub mod priority;
 pub mod progress;
 pub mod queue;
 pub mod rate;
+pub mod retention;
 pub mod retry;
 pub mod routing;
 pub mod runs;
@@ -30,6 +32,7 @@ pub mod task;
 pub mod turns;
 
 pub use capacity::Slots;
+pub use defaults::{Defaults, TypeRules};
 pub use failure::{ErrorClass, Failure};
 pub use fleet::{Command, Departure, Serving, WorkerMode, WorkerState};
 pub use json::Json;
@@ -41,12 +44,15 @@ pub use priority::Priority;
 pub use progress::Progress;
 pub use queue::{QueueLimits, QueueSettings, Service};
 pub use rate::RateLimit;
-pub use retry::{Backoff, RetryPolicy};
-pub use routing::{Route, Routes};
+pub use retention::{Retention, RetentionRules};
+pub use retry::{Backoff, RetryPolicy, RetryTerms};
+pub use routing::{Pattern, Route, Routes};
 pub use runs::{RunLength, RunSummary, Runs};
 pub use state::{AttemptOutcome, Change, Counters, End, Event, Refusal, State, decide};
 pub use suspicion::Suspicion;
-pub use task::{Attempt, LimitOverrides, Limits, NewTask, Start, Status, Task, TaskId, TimeCaps, WorkerId};
+pub use task::{
+    Attempt, LimitOverrides, Limits, NewTask, OwnTerms, Start, Status, Task, TaskId, TimeCaps, WorkerId,
+};
 pub use turns::{QueueOrder, Turns};
 
 /// A moment in UTC. Values come from a store's clock; this crate never asks for "now".

@@ -4,30 +4,51 @@ use std::collections::BTreeMap;
 
 use crate::{InvalidName, QueueName, QueueSettings, TaskType};
 
-/// One rule: tasks whose type matches the pattern go to the queue.
+/// A glob over the names of task types: `*` stands for any run of characters, `?` for one; all else for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    pattern: String,
-    queue: QueueName,
-}
+pub struct Pattern(String);
 
-impl Route {
-    /// `*` in the pattern stands for any run of characters, `?` for one; all else for itself.
-    pub fn new(pattern: impl Into<String>, queue: QueueName) -> Result<Self, InvalidName> {
+impl Pattern {
+    /// Refuses what could match no name.
+    pub fn new(pattern: impl Into<String>) -> Result<Self, InvalidName> {
         let pattern = pattern.into();
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '*' | '?');
         if pattern.is_empty() || pattern.len() > TaskType::MAX_LENGTH || !pattern.chars().all(allowed) {
             let value = pattern.chars().take(80).collect();
             let rule =
                 "1 to 128 letters, digits, '_', '-', '.', with '*' for any run and '?' for one character";
-            return Err(InvalidName { kind: "route pattern", value, rule });
+            return Err(InvalidName { kind: "pattern", value, rule });
         }
-        Ok(Self { pattern, queue })
+        Ok(Self(pattern))
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it takes this type.
+    pub fn matches(&self, task_type: &TaskType) -> bool {
+        glob_matches(self.0.as_bytes(), task_type.as_str().as_bytes())
+    }
+}
+
+/// One rule: tasks whose type matches the pattern go to the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pattern: Pattern,
+    queue: QueueName,
+}
+
+impl Route {
+    /// Matching as [`Pattern`] does.
+    pub fn new(pattern: impl Into<String>, queue: QueueName) -> Result<Self, InvalidName> {
+        Ok(Self { pattern: Pattern::new(pattern)?, queue })
     }
 
     /// The glob.
     pub fn pattern(&self) -> &str {
-        &self.pattern
+        self.pattern.as_str()
     }
 
     /// Where matching tasks go.
@@ -37,7 +58,7 @@ impl Route {
 
     /// Whether the rule takes this type.
     pub fn matches(&self, task_type: &TaskType) -> bool {
-        glob_matches(self.pattern.as_bytes(), task_type.as_str().as_bytes())
+        self.pattern.matches(task_type)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{str::FromStr, time::Duration};
 use chrono_tz::Tz;
 use croner::Cron;
 
-use crate::{Json, Limits, Priority, QueueName, TaskId, TaskType, Tenant, Timestamp, name::name};
+use crate::{Json, Limits, OwnTerms, Priority, QueueName, TaskId, TaskType, Tenant, Timestamp, name::name};
 
 name!(
     /// What people call a schedule: 1–64 ASCII letters, digits, `_`, `-`, `.`.
@@ -216,6 +216,8 @@ pub struct Template {
     pub metadata: Option<Json>,
     /// Budgets and time limits.
     pub limits: Limits,
+    /// What its tasks are given instead of what their type says.
+    pub own: OwnTerms,
 }
 
 /// A schedule as its owner wrote it.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    AttemptOutcome, End, Failure, Idempotency, Json, Priority, Progress, QueueName, State, TaskType, Tenant,
-    Timestamp, Unique, UniqueKey, WorkerName, flow::Needs,
+    AttemptOutcome, End, Failure, Idempotency, Json, Priority, Progress, QueueName, RetryPolicy, State,
+    TaskType, Tenant, Timestamp, Unique, UniqueKey, WorkerName, flow::Needs,
 };
 
 /// A task's number: positive, rising with submission, never reused.
@@ -48,10 +48,28 @@ pub struct NewTask {
     pub expires_at: Option<Timestamp>,
     /// Budgets and time limits.
     pub limits: Limits,
+    /// What it was given instead of what its type says.
+    pub own: OwnTerms,
     /// Makes asking again safe.
     pub idempotency: Option<Idempotency>,
     /// Makes a second one impossible.
     pub unique: Option<Unique>,
+}
+
+/// What a submission may say and nearly none does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnTerms {
+    /// When and whether failures are tried again.
+    pub retry: Option<RetryPolicy>,
+    /// How long the task is kept after its end.
+    pub keep_for: Option<Duration>,
+}
+
+impl OwnTerms {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.retry.is_none() && self.keep_for.is_none()
+    }
 }
 
 /// When a task may start. The store judges it by its own clock.
@@ -245,6 +263,8 @@ pub struct Task {
     pub metadata: Option<Json>,
     /// Budgets and time limits.
     pub limits: Limits,
+    /// What it was given instead of what its type says.
+    pub own: OwnTerms,
     /// What no other task of its kind may share.
     pub unique_key: Option<UniqueKey>,
     /// Where it stands.

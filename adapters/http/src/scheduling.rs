@@ -9,7 +9,10 @@ use crate::{
     fields::{Fields, read_body, shorten},
     problem::ApiError,
     submission::read_work,
-    views::schedules::{CatchUpView, OverlapView},
+    views::{
+        retry::RetryView,
+        schedules::{CatchUpView, OverlapView},
+    },
 };
 
 /// A schedule: either `cron` (and `time_zone`) or `every_seconds`, and the `task` that it submits. A field that is null
@@ -68,6 +71,11 @@ pub(crate) struct ScheduledWorkBody {
     /// An attempt is stopped after this many seconds.
     #[oai(validator(minimum(value = "0", exclusive), maximum(value = "604800")))]
     time_limit_seconds: Option<f64>,
+    /// When and whether failures are tried again, instead of what holds for the type.
+    retry: Option<RetryView>,
+    /// How long its tasks are kept after their end, in seconds.
+    #[oai(validator(minimum(value = "0", exclusive), maximum(value = "315360000")))]
+    retention_seconds: Option<f64>,
     /// Your own notes: a JSON object, at most 16 kB.
     metadata: Option<AnyJson>,
 }
@@ -84,6 +92,8 @@ impl poem_openapi::types::Example for ScheduleBody {
             max_attempts: None,
             soft_time_limit_seconds: None,
             time_limit_seconds: None,
+            retry: None,
+            retention_seconds: None,
             metadata: None,
         };
         Self {
@@ -205,6 +215,7 @@ mod tests {
             (r#"{"every_seconds":0.5,"task":{"prompt":"x"}}"#, vec!["every_seconds"]),
             (r#"{"every_seconds":5,"time_zone":"UTC","task":{"prompt":"x"}}"#, vec!["time_zone"]),
             (r#"{"every_seconds":5,"overlap":"never","task":{"prompt":"x"}}"#, vec!["overlap"]),
+            (r#"{"every_seconds":5,"task":{"prompt":"x","retry":{"on":["x"]}}}"#, vec!["task.retry.on"]),
             (
                 r#"{"every_seconds":5,"task":{"prompt":"x","run_at":"2030-01-01T00:00:00Z"}}"#,
                 vec!["task.run_at"],

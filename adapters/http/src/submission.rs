@@ -8,8 +8,10 @@ use application::{
 };
 use chrono::{DateTime, Utc};
 use domain::{
-    Json, Priority, QueueName, Start, Status, TaskId, TaskType, Unique, UniqueKey,
+    Json, OwnTerms, Priority, QueueName, Retention, RetryPolicy, RetryTerms, Start, Status, TaskId, TaskType,
+    Unique, UniqueKey,
     flow::{NodeName, OnFailure},
+    retry::InvalidRetry,
 };
 use poem_openapi::Object;
 
@@ -18,7 +20,7 @@ use crate::{
     callback,
     fields::{Fields, read_body, shorten},
     problem::ApiError,
-    views::{StatusView, batches::OnFailureView},
+    views::{StatusView, batches::OnFailureView, retry::RetryView},
 };
 
 /// A task to run: either `prompt` (and `model`) for a text, or `type` and `input` for anything else. A field that is
@@ -59,6 +61,12 @@ pub(crate) struct SubmissionBody {
     /// An attempt is stopped after this many seconds.
     #[oai(validator(minimum(value = "0", exclusive), maximum(value = "604800")))]
     time_limit_seconds: Option<f64>,
+    /// When and whether failures are tried again, instead of what holds for the type.
+    retry: Option<RetryView>,
+    /// How long the task is kept after its end, in seconds, at most ten years; as its type is unless said otherwise (7 days
+    /// if nothing is configured). A failed one is kept for a person to decide.
+    #[oai(validator(minimum(value = "0", exclusive), maximum(value = "315360000")))]
+    retention_seconds: Option<f64>,
     /// Your own notes: a JSON object, at most 16 kB.
     metadata: Option<AnyJson>,
     /// Tell this URL of the task's end: a signed JSON message, as in Standard Webhooks. `docs/publishing.md` says which URLs
@@ -107,6 +115,8 @@ impl poem_openapi::types::Example for SubmissionBody {
             max_attempts: None,
             soft_time_limit_seconds: None,
             time_limit_seconds: None,
+            retry: None,
+            retention_seconds: None,
             metadata: None,
             callback_url: None,
             callback_events: None,
@@ -223,8 +233,11 @@ pub(crate) fn read_work(fields: &mut Fields<'_>) -> Option<Submission> {
     let max_attempts = fields.whole("max_attempts", 1, 100).and_then(|n| u32::try_from(n).ok());
     let soft_time_limit = fields.seconds("soft_time_limit_seconds", 604_800.0);
     let time_limit = fields.seconds("time_limit_seconds", 604_800.0);
+    let retry = fields.object("retry", "retry.", read_retry);
+    let keep_for = fields.seconds("retention_seconds", Retention::LONGEST.as_secs_f64());
     let metadata = read_metadata(fields);
     Some(Submission {
+        own: OwnTerms { retry, keep_for },
         queue,
         priority,
         max_attempts,
@@ -233,6 +246,19 @@ pub(crate) fn read_work(fields: &mut Fields<'_>) -> Option<Submission> {
         metadata,
         ..Submission::new(task_type?, input?)
     })
+}
+
+fn read_retry(fields: &mut Fields<'_>) -> Option<RetryPolicy> {
+    let terms = RetryTerms {
+        backoff: fields.take("backoff", "a text"),
+        delay_seconds: fields.take("delay_seconds", "a number of seconds"),
+        max_delay_seconds: fields.take("max_delay_seconds", "a number of seconds"),
+        jitter: fields.take("jitter", "true or false"),
+        on: fields.take("on", "a list of error classes"),
+    };
+    let refuse =
+        |wrong: Vec<InvalidRetry>| wrong.into_iter().for_each(|it| fields.refuse(it.field, it.message));
+    terms.policy().map_err(refuse).ok()
 }
 
 fn read_unique(fields: &mut Fields<'_>) -> Option<Unique> {
@@ -423,6 +449,11 @@ mod tests {
                 r#"{"prompt":"x","then":[{"prompt":"y","then":[{"prompt":"z","priority":10}]},{"promt":"x"}]}"#,
                 vec!["then[0].then[0].priority", "then[1].prompt", "then[1].promt"],
             ),
+            (
+                r#"{"prompt":"x","retry":{"backoff":"linear","on":["never"],"tries":3},"retention_seconds":0}"#,
+                vec!["retry.backoff", "retry.on", "retry.tries", "retention_seconds"],
+            ),
+            (r#"{"prompt":"x","retry":5}"#, vec!["retry"]),
             ("[]", vec!["body"]),
             ("{", vec!["(not readable)"]),
             ("", vec!["(not readable)"]),

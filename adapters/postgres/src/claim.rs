@@ -55,9 +55,9 @@ macro_rules! claim_tasks {
                 SELECT tenant, queue, -count(*), count(*) FROM taken GROUP BY tenant, queue
             )
             SELECT (SELECT id FROM batch) AS batch, taken.*,
-                t.task_type, t.input, t.max_attempts, t.soft_time_limit, t.time_limit, t.created_at
+                t.task_type, t.input, t.max_attempts, t.soft_time_limit, t.time_limit, t.retry, t.created_at
             FROM taken LEFT JOIN LATERAL (
-                SELECT task_type, input, max_attempts, soft_time_limit, time_limit, created_at
+                SELECT task_type, input, max_attempts, soft_time_limit, time_limit, retry, created_at
                 FROM task WHERE task.id = taken.id LIMIT 1
             ) t ON true"
         )
@@ -232,6 +232,7 @@ fn claimed_task(row: &PgRow, before: Option<&ClaimedTask>) -> Result<ClaimedTask
         priority: rows::priority(row)?,
         input: Json::from_stored(field(row, "input")?),
         limits: rows::limits(row)?,
+        retry: rows::retry(row)?.map(Box::new),
         counters: counters(row)?,
         created_at: field(row, "created_at")?,
         started_at: field(row, "started_at")?,

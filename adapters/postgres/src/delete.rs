@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use application::ports::{DeleteOutcome, DiscardOutcome, StoreError};
-use domain::{QueueName, Status, TaskId, Tenant, Timestamp};
+use domain::{End, QueueName, Status, TaskId, Tenant, Timestamp};
 use sqlx::{Connection, PgConnection};
 
 use crate::{
@@ -17,31 +17,36 @@ use crate::{
 
 /// Which of the tasks that were asked for may go.
 #[derive(Clone, Copy)]
-enum Doomed {
+pub(crate) enum Doomed<'a> {
     /// All that nobody runs.
     NotRunning,
     /// All that sit in manual handling.
     Failed,
     /// Those of them that ended before this moment.
     FailedBefore(Timestamp),
+    /// All that still stand as they were when they were judged.
+    EndedAt(&'a HashMap<i64, (End, Timestamp)>),
 }
 
-impl Doomed {
-    fn includes(self, status: Status, ended_at: Option<Timestamp>) -> bool {
+impl Doomed<'_> {
+    fn includes(self, id: i64, status: Status, ended_at: Option<Timestamp>) -> bool {
         match self {
             Self::NotRunning => status != Status::Processing,
             Self::Failed => status == Status::Failed,
             Self::FailedBefore(moment) => status == Status::Failed && ended_at.is_some_and(|at| at < moment),
+            Self::EndedAt(judged) => {
+                judged.get(&id).is_some_and(|(end, at)| status == Status::from(*end) && ended_at == Some(*at))
+            }
         }
     }
 }
 
 /// Removes tasks of one tenant, or of all. Answers where each stood that there is, and whether it is gone.
-async fn remove(
+pub(crate) async fn remove(
     connection: &mut PgConnection,
     tenant: Option<&Tenant>,
     ids: Vec<i64>,
-    doomed: Doomed,
+    doomed: Doomed<'_>,
 ) -> Result<HashMap<i64, (Status, bool)>, Fault> {
     // First the submissions, which makes one of two deletions wait; then where they stand, so that it stays so.
     let known = sqlx::query(
@@ -78,7 +83,7 @@ async fn remove(
     let mut gone = Vec::new();
     for row in live.iter().chain(&ended) {
         let (id, status): (i64, Status) = (field(row, "id")?, rows::status(row, "status")?);
-        let goes = doomed.includes(status, field(row, "ended_at")?);
+        let goes = doomed.includes(id, status, field(row, "ended_at")?);
         stood.insert(id, (status, goes));
         if let (true, Some((tenant, queue))) = (goes, owners.get(&id)) {
             changes.add(tenant, queue, status, -1);
@@ -109,7 +114,7 @@ async fn remove(
 struct Remove {
     tenant: Tenant,
     ids: Vec<TaskId>,
-    doomed: Doomed,
+    doomed: Doomed<'static>,
 }
 
 impl Operation for Remove {
@@ -196,7 +201,7 @@ impl PostgresStore {
         &self,
         tenant: &Tenant,
         ids: &[TaskId],
-        doomed: Doomed,
+        doomed: Doomed<'static>,
     ) -> Result<HashMap<i64, (Status, bool)>, StoreError> {
         if ids.is_empty() {
             return Ok(HashMap::new());

@@ -16,7 +16,7 @@ use crate::{
     clock::Clock,
     connections::Operation,
     error::Fault,
-    rows::{self, failure_text, field, integer, interval, limit, micros, moment},
+    rows::{self, failure_text, field, integer, interval, limit, micros, moment, retry_text},
 };
 
 const LETTERS: &str = "
@@ -33,15 +33,19 @@ WITH gone AS (
                 WHEN s.delay > interval '0' THEN coalesce($1, now()) + s.delay END AS run_at, s.*
     FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::text[],
         $9::text[], $10::timestamptz[], $11::interval[], $12::timestamptz[], $13::integer[], $14::bigint[],
-        $15::bigint[], $16::text[])
+        $15::bigint[], $16::text[], $17::text[], $18::bigint[])
         AS s (id, created_at, tenant, task_type, queue, priority, input, metadata, start_at, delay, expires_at,
-            max_attempts, soft_time_limit, time_limit, error)
+            max_attempts, soft_time_limit, time_limit, error, retry, keep_for)
     WHERE (s.id IN (SELECT id FROM gone)) IS TRUE
 ), kept AS (
     INSERT INTO task (id, created_at, expires_at, soft_time_limit, time_limit, max_attempts, priority, tenant,
-        task_type, queue, input, metadata)
+        task_type, queue, input, metadata, retry, keep_for)
     SELECT id, created_at, expires_at, soft_time_limit, time_limit, max_attempts, priority, tenant, task_type,
-        queue, input, metadata FROM taken
+        queue, input, metadata, retry, keep_for FROM taken
+), kept_for AS (
+    -- Its number may be older than what a walk through the records has passed.
+    INSERT INTO retention_look (task, look_at)
+    SELECT id, coalesce($1, now()) + coalesce(keep_for * interval '1 microsecond', '1 hour') FROM taken
 ), begun AS (
     INSERT INTO live (id, tenant, queue, priority, ready, due_at, expires_at)
     SELECT id, tenant, queue, priority, run_at IS NULL, run_at, expires_at FROM taken WHERE error IS NULL
@@ -127,6 +131,8 @@ impl Operation for TakeIn {
             .bind(column!(|letter| letter.task.limits.soft_time_limit.map(micros)))
             .bind(column!(|letter| micros(letter.task.limits.time_limit)))
             .bind(column!(|letter| letter.refusal.as_ref().map(failure_text)))
+            .bind(column!(|letter| retry_text(&letter.task.own)))
+            .bind(column!(|letter| letter.task.own.keep_for.map(micros)))
             .fetch_all(connection)
             .await?;
         taken

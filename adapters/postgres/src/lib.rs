@@ -35,6 +35,7 @@ mod read;
 mod record;
 mod reprioritise;
 mod rescue;
+mod retention;
 mod retry;
 mod rows;
 mod runs;
@@ -50,11 +51,13 @@ use std::{fmt, sync::Arc, time::Duration};
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
     FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan, Overdue,
-    Overrunning, ProgressRecord, QueueCounts, Reprioritised, Retry, RetryOutcome, Settlement, StoreError,
-    Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    Overrunning, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry, RetryOutcome, Settlement,
+    StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
-use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId, flow::BatchCounts};
+use domain::{
+    Attempt, NewTask, Priority, QueueName, RetentionRules, Task, TaskId, Tenant, WorkerId, flow::BatchCounts,
+};
 use tokio::sync::Notify;
 
 pub use clock::TestClock;
@@ -308,6 +311,15 @@ impl UpkeepStore for PostgresStore {
 
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
         self.forget_old_keys(limit).await
+    }
+
+    async fn remove_old(
+        &self,
+        rules: &RetentionRules,
+        walk: Walk,
+        limit: usize,
+    ) -> Result<Removal, StoreError> {
+        self.remove_old_tasks(rules, walk, limit).await
     }
 
     async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {

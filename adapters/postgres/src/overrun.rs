@@ -17,7 +17,7 @@ use crate::{
 /// Goes through what the living hold by their batches: the cost is that of what is in flight, and no index names a
 /// column that a claim changes. Only attempts older than the grace are compared with their submission's limit.
 pub(crate) const OVERRUNNING: &str = "
-SELECT l.*, t.task_type, t.max_attempts, t.soft_time_limit, t.time_limit
+SELECT l.*, t.task_type, t.max_attempts, t.soft_time_limit, t.time_limit, t.retry
 FROM worker w JOIN claim_batch b ON b.worker = w.id
 CROSS JOIN LATERAL unnest(b.ids) AS taken (id)
 CROSS JOIN LATERAL (
@@ -26,7 +26,7 @@ CROSS JOIN LATERAL (
     FROM live WHERE live.id = taken.id AND live.worker = w.id AND live.started_at + $2 < coalesce($1, now()) LIMIT 1
 ) l
 CROSS JOIN LATERAL (
-    SELECT task_type, max_attempts, soft_time_limit, time_limit FROM task WHERE task.id = l.id LIMIT 1
+    SELECT task_type, max_attempts, soft_time_limit, time_limit, retry FROM task WHERE task.id = l.id LIMIT 1
 ) t
 WHERE w.dead_at IS NULL AND w.retired_at IS NULL AND l.ran > t.time_limit
 LIMIT $3";
@@ -60,6 +60,7 @@ fn overrunning(row: &PgRow) -> Result<Overrunning, Fault> {
         task_type: rows::name(row, "task_type")?,
         counters: counters(row)?,
         limits: rows::limits(row)?,
+        retry: rows::retry(row)?.map(Box::new),
         cancel_requested: field(row, "cancel_requested")?,
     })
 }

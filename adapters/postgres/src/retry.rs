@@ -53,6 +53,10 @@ WITH again AS MATERIALIZED (
 ), edited AS (
     UPDATE task SET input = coalesce(again.input, task.input), expires_at = again.patience
     FROM again WHERE task.id = again.id AND (again.input IS NOT NULL OR again.impatient)
+), looked_at_again AS (
+    -- The walk through old records may have passed it.
+    INSERT INTO retention_look (task, look_at) SELECT id, coalesce($1, now()) + interval '1 hour' FROM again
+    ON CONFLICT (task) DO NOTHING
 ), tallied AS (
     INSERT INTO tally_delta (tenant, queue, pending, failed, cancelled, expired)
     SELECT tenant, queue, count(*), -count(*) FILTER (WHERE status = 'FAILED'),

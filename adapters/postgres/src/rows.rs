@@ -4,8 +4,8 @@ use std::{borrow::Cow, str::FromStr, time::Duration};
 
 use application::ports::Waiting;
 use domain::{
-    Counters, ErrorClass, Failure, Json, Limits, Priority, QueueName, Status, Suspicion, Task, TaskId,
-    Timestamp, UniqueKey, progress::Progress, task::ProgressReport,
+    Counters, ErrorClass, Failure, Json, Limits, OwnTerms, Priority, QueueName, RetryPolicy, RetryTerms,
+    Status, Suspicion, Task, TaskId, Timestamp, UniqueKey, progress::Progress, task::ProgressReport,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow, postgres::types::PgInterval};
@@ -17,7 +17,7 @@ macro_rules! select_tasks {
     ($from:expr, $rest:expr) => {
         concat!(
             "SELECT t.id, t.tenant, t.task_type, t.queue, t.priority, t.input, t.metadata, t.max_attempts,
-                t.soft_time_limit, t.time_limit, t.unique_key, t.created_at, t.expires_at,
+                t.soft_time_limit, t.time_limit, t.retry, t.keep_for, t.unique_key, t.created_at, t.expires_at,
                 coalesce(o.status, CASE WHEN l.worker IS NOT NULL THEN 'PROCESSING'
                                         WHEN l.ready THEN 'PENDING' WHEN NOT l.ready THEN 'SCHEDULED' END) AS status,
                 coalesce(l.cancel_requested, false) AS cancel_requested,
@@ -111,6 +111,28 @@ pub(crate) fn limits(row: &PgRow) -> Result<Limits, Fault> {
     })
 }
 
+/// The columns `retry` and `keep_for`.
+pub(crate) fn own_terms(row: &PgRow) -> Result<OwnTerms, Fault> {
+    let keep_for = field::<Option<i64>>(row, "keep_for")?;
+    Ok(OwnTerms {
+        retry: retry(row)?,
+        keep_for: keep_for.map(|kept| Duration::from_micros(kept.unsigned_abs())),
+    })
+}
+
+/// The column `retry`.
+pub(crate) fn retry(row: &PgRow) -> Result<Option<RetryPolicy>, Fault> {
+    let Some(text) = field::<Option<&str>>(row, "retry")? else { return Ok(None) };
+    RetryTerms::from_text(text)
+        .map(Some)
+        .map_err(|error| Fault::Unreadable(format!("retry {text:?}: {error}")))
+}
+
+/// The text of a policy for a column `retry`.
+pub(crate) fn retry_text(own: &OwnTerms) -> Option<String> {
+    own.retry.as_ref().map(|policy| RetryTerms::from(policy).to_text())
+}
+
 /// The lane in which tasks of this suspicion wait: claims of the ordinary ones never pass over a suspect.
 pub(crate) fn lane(suspicion: Suspicion) -> i32 {
     -i32::from(suspicion.level())
@@ -152,6 +174,7 @@ fn read_task(row: &PgRow, id: TaskId) -> Result<Task, Fault> {
         input: Json::from_stored(field(row, "input")?),
         metadata: json(row, "metadata")?,
         limits: limits(row)?,
+        own: own_terms(row)?,
         unique_key: match field::<Option<&str>>(row, "unique_key")? {
             Some(_) => Some(name::<UniqueKey>(row, "unique_key")?),
             None => None,

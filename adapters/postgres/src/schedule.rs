@@ -40,16 +40,16 @@ impl Operation for PutSchedule {
         let row = sqlx::query(
             "INSERT INTO schedule AS s (next_tick, created_at, updated_at, every_ms, every_from, cron, time_zone,
                 soft_time_limit, time_limit, max_attempts, priority, paused, catch_up, overlap, tenant, name, task_type,
-                queue, input, metadata)
+                queue, input, metadata, retry, keep_for)
              VALUES ($2, coalesce($1, now()), coalesce($1, now()), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-                $16, $17, $18, $19)
+                $16, $17, $18, $19, $20, $21)
              ON CONFLICT (tenant, name) DO UPDATE SET revision = s.revision + 1, next_tick = excluded.next_tick,
                 updated_at = excluded.updated_at, every_ms = excluded.every_ms, every_from = excluded.every_from,
                 cron = excluded.cron, time_zone = excluded.time_zone, soft_time_limit = excluded.soft_time_limit,
                 time_limit = excluded.time_limit, max_attempts = excluded.max_attempts, priority = excluded.priority,
                 paused = excluded.paused, catch_up = excluded.catch_up, overlap = excluded.overlap,
                 task_type = excluded.task_type, queue = excluded.queue, input = excluded.input,
-                metadata = excluded.metadata
+                metadata = excluded.metadata, retry = excluded.retry, keep_for = excluded.keep_for
              RETURNING s.*, xmax = 0 AS created",
         )
         .bind(self.clock.bind())
@@ -71,6 +71,8 @@ impl Operation for PutSchedule {
         .bind(template.queue.as_str())
         .bind(template.input.as_str())
         .bind(template.metadata.as_ref().map(Json::as_str))
+        .bind(rows::retry_text(&template.own))
+        .bind(template.own.keep_for.map(micros))
         .fetch_one(connection)
         .await?;
         let schedule = read_schedule(&row)?;
@@ -167,6 +169,7 @@ fn read_spec(row: &PgRow) -> Result<NewSchedule, Fault> {
             input: Json::from_stored(field(row, "input")?),
             metadata: field::<Option<String>>(row, "metadata")?.map(Json::from_stored),
             limits: rows::limits(row)?,
+            own: rows::own_terms(row)?,
         },
         paused: field(row, "paused")?,
     })

@@ -13,15 +13,12 @@ use crate::{
     connections::{Connections, Operation},
     error::Fault,
     once::SubmitOnce,
-    rows::{field, integer, interval, micros, moment},
+    rows::{field, integer, interval, micros, moment, retry_text},
 };
 
-/// Stores a batch. `$arrays` and `$names` are what is given beyond a plain submission, `$kept` and `$live` what of it are
-/// columns of `task` and of `live`, `$number` where the ids come from, and `$and` one more part of the statement.
+/// Stores a batch. `$number` is where the ids come from, `$arrays` and `$names` what is given beyond a plain submission,
+/// `$kept` and `$live` what of it are columns of `task` and of `live`, and `$and` one more part of the statement.
 macro_rules! submit {
-    ($arrays:literal, $names:literal, $kept:literal, $and:literal) => {
-        submit!("nextval('task_id')", $arrays, $names, $kept, $kept, $and)
-    };
     ($number:literal, $arrays:literal, $names:literal, $kept:literal, $live:literal, $and:literal) => {
         concat!(
             // Ids are drawn from the sequence in the order of the batch: the numbering stands above the ordered rows.
@@ -69,14 +66,20 @@ macro_rules! submit {
     };
 }
 
-const SUBMIT: &str = submit!("", "", "", "");
+const SUBMIT: &str = submit!("nextval('task_id')", "", "", "", "", "");
 
-/// As [`SUBMIT`], with keys. An idempotency key that is there already is one whose time is over: the caller has looked.
+/// As [`SUBMIT`], with keys and own terms. An idempotency key that is there already is one whose time is over: the caller
+/// has looked.
 const SUBMIT_WITH_KEYS: &str = submit!(
-    ", $14::text[], $15::text[], $16::bytea[]",
-    ", unique_key, key, fingerprint",
+    "nextval('task_id')",
+    ", $14::text[], $15::text[], $16::bytea[], $17::text[], $18::bigint[]",
+    ", unique_key, key, fingerprint, retry, keep_for",
+    ", unique_key, retry, keep_for",
     ", unique_key",
-    ", remembered AS (
+    ", kept_for AS (
+        INSERT INTO retention_look (task, look_at)
+        SELECT id, created_at + keep_for * interval '1 microsecond' FROM submitted WHERE keep_for IS NOT NULL
+    ), remembered AS (
         INSERT INTO idempotency_key (tenant, key, fingerprint, task, created_at, run_at)
         SELECT tenant, key, fingerprint, id, created_at, run_at FROM submitted WHERE key IS NOT NULL
         ON CONFLICT (tenant, key) DO UPDATE SET fingerprint = excluded.fingerprint, task = excluded.task,
@@ -87,11 +90,15 @@ const SUBMIT_WITH_KEYS: &str = submit!(
 /// As [`SUBMIT_WITH_KEYS`], of tasks that wait for others: their numbers were drawn before, since they name each other.
 const SUBMIT_FLOW: &str = submit!(
     "s.number",
-    ", $14::text[], $15::text[], $16::bytea[], $17::bigint[], $18::bigint[], $19::text[], $20::integer[], $21::boolean[]",
-    ", unique_key, key, fingerprint, number, batch, needs, waits_for, awaited",
-    ", unique_key, batch, needs",
+    ", $14::text[], $15::text[], $16::bytea[], $17::text[], $18::bigint[], $19::bigint[], $20::bigint[],
+        $21::text[], $22::integer[], $23::boolean[]",
+    ", unique_key, key, fingerprint, retry, keep_for, number, batch, needs, waits_for, awaited",
+    ", unique_key, retry, keep_for, batch, needs",
     ", unique_key, waits_for, awaited",
-    ", remembered AS (
+    ", kept_for AS (
+        INSERT INTO retention_look (task, look_at)
+        SELECT id, created_at + keep_for * interval '1 microsecond' FROM submitted WHERE keep_for IS NOT NULL
+    ), remembered AS (
         INSERT INTO idempotency_key (tenant, key, fingerprint, task, created_at, run_at)
         SELECT tenant, key, fingerprint, id, created_at, CASE WHEN waits_for IS NULL THEN run_at END
         FROM submitted WHERE key IS NOT NULL
@@ -132,7 +139,7 @@ impl Operation for Submit {
     }
 }
 
-/// Stores tasks with what they are to be found by: they must be new ones.
+/// Stores tasks with what they are to be found by, and what they say for themselves: they must be new ones.
 pub(crate) async fn insert_with_keys(
     connection: &mut PgConnection,
     tasks: &[&NewTask],
@@ -182,6 +189,8 @@ fn bind_keys<'q>(
         .bind(unique.collect::<Vec<_>>())
         .bind(idempotency().map(|once| once.map(|once| once.key.as_str())).collect::<Vec<_>>())
         .bind(idempotency().map(|once| once.map(|once| once.fingerprint.as_slice())).collect::<Vec<_>>())
+        .bind(tasks.iter().map(|task| retry_text(&task.own)).collect::<Vec<_>>())
+        .bind(tasks.iter().map(|task| task.own.keep_for.map(micros)).collect::<Vec<_>>())
 }
 
 fn bind_one(task: &NewTask, now: Option<Timestamp>) -> Query<'_, Postgres, PgArguments> {
@@ -271,7 +280,9 @@ impl PostgresStore {
             return Ok(Vec::new());
         }
         self.tallied();
-        let with_keys = tasks.iter().any(|task| task.idempotency.is_some() || task.unique.is_some());
+        let is_plain =
+            |task: &NewTask| task.idempotency.is_none() && task.unique.is_none() && task.own.is_empty();
+        let with_keys = !tasks.iter().all(is_plain);
         let Submissions { plain, with_keys: keyed } = &self.submissions;
         if with_keys { keyed } else { plain }.call(tasks.to_vec()).await
     }

@@ -9,7 +9,7 @@ use domain::{Json, Priority, QueueName, Status, Suspicion, TaskId, WorkerId};
 use crate::{
     ending::fenced,
     error::store_error,
-    read::limits,
+    read::{limits, retry_policy},
     rows::{CounterColumns, id_list, lane, moment, moment_if, parse_name, parse_priority, parse_queue},
     writer::{Change, Write},
 };
@@ -205,6 +205,7 @@ struct Row {
     max_attempts: i64,
     soft_time_limit: Option<i64>,
     time_limit: i64,
+    retry: Option<String>,
     created_at: i64,
     #[sqlx(flatten)]
     counters: CounterColumns,
@@ -225,7 +226,7 @@ async fn take(
         RETURNING task";
     const READ: &str = "
         SELECT t.id, t.tenant, t.type AS task_type, t.queue, l.priority, t.input, t.max_attempts,
-               t.soft_time_limit, t.time_limit, t.created_at, l.attempt, l.failures, l.crashes,
+               t.soft_time_limit, t.time_limit, t.retry, t.created_at, l.attempt, l.failures, l.crashes,
                l.forgiven_failures, l.forgiven_crashes
         FROM json_each(?1) AS taken
         CROSS JOIN live AS l ON l.task = taken.value
@@ -269,6 +270,7 @@ impl Row {
             priority: parse_priority(self.priority)?,
             input: Json::from_stored(self.input),
             limits: limits(self.max_attempts, self.soft_time_limit, self.time_limit)?,
+            retry: retry_policy(self.retry.as_deref())?.map(Box::new),
             counters: self.counters.read()?,
             created_at: moment(self.created_at)?,
             started_at: moment(now)?,

@@ -130,7 +130,7 @@ async fn standing(
 }
 
 /// Removes tasks that were found in this transaction. What belongs to them goes along: the other tables refer to them.
-async fn remove(write: &mut Write<'_>, ids: Vec<i64>) -> Result<(), StoreError> {
+pub(crate) async fn remove(write: &mut Write<'_>, ids: Vec<i64>) -> Result<(), StoreError> {
     const SQL: &str = "DELETE FROM task WHERE id IN (SELECT value FROM json_each(?1))";
     let expected = ids.len() as u64;
     let removed = sqlx::query(SQL).bind(id_list(ids)).execute(&mut *write.conn).await.map_err(store_error)?;

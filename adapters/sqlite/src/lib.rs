@@ -26,6 +26,7 @@ mod queue;
 mod read;
 mod record;
 mod reprioritise;
+mod retention;
 mod retry;
 mod rows;
 mod runs;

@@ -5,11 +5,14 @@ use std::time::Duration;
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome, DiscardOutcome,
     FailureGroup, FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan,
-    Overdue, Overrunning, ProgressRecord, QueueCounts, Reprioritised, Retry, RetryOutcome, Settlement,
-    StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
+    Overdue, Overrunning, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry, RetryOutcome,
+    Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk, WorkStore,
+    WorkerProfile,
 };
 use async_trait::async_trait;
-use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId, flow::BatchCounts};
+use domain::{
+    Attempt, NewTask, Priority, QueueName, RetentionRules, Task, TaskId, Tenant, WorkerId, flow::BatchCounts,
+};
 use sqlx::SqliteConnection;
 
 use crate::{
@@ -26,6 +29,7 @@ use crate::{
     read::{ChunksAfter, Read},
     record::Record,
     reprioritise::Reprioritise,
+    retention::RemoveOld,
     retry::RetryTasks,
     rows::moment,
     settle::Settle,
@@ -216,6 +220,15 @@ impl UpkeepStore for SqliteStore {
 
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
         self.write(ForgetKeys { limit }).await
+    }
+
+    async fn remove_old(
+        &self,
+        rules: &RetentionRules,
+        walk: Walk,
+        limit: usize,
+    ) -> Result<Removal, StoreError> {
+        self.write(RemoveOld { rules: rules.clone(), walk, limit }).await
     }
 
     async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {

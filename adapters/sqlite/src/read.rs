@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use application::ports::{ChunkRecord, StoreError};
 use async_trait::async_trait;
-use domain::{Json, Limits, Progress, Task, TaskId, Tenant, task::ProgressReport};
+use domain::{
+    Json, Limits, OwnTerms, Progress, RetryPolicy, RetryTerms, Task, TaskId, Tenant, task::ProgressReport,
+};
 use sqlx::SqliteConnection;
 
 use crate::{
@@ -44,6 +46,8 @@ struct Row {
     max_attempts: i64,
     soft_time_limit: Option<i64>,
     time_limit: i64,
+    retry: Option<String>,
+    keep_for: Option<i64>,
     expires_at: Option<i64>,
     created_at: i64,
     unique_key: Option<String>,
@@ -76,7 +80,7 @@ pub(crate) async fn tasks(
     // The record of the attempt that a waiting task counts is its last one; a running one's is not written yet.
     const SQL: &str = "
         SELECT t.id, t.type AS task_type, t.queue, t.priority, t.input, t.metadata, t.max_attempts,
-               t.soft_time_limit, t.time_limit, t.expires_at, t.created_at, t.unique_key,
+               t.soft_time_limit, t.time_limit, t.retry, t.keep_for, t.expires_at, t.created_at, t.unique_key,
                coalesce(o.status, l.state) AS status, coalesce(l.cancel_requested, 0) AS cancel_requested,
                coalesce(o.attempt, l.attempt) AS attempt, iif(l.waits_for IS NULL, l.due_at, NULL) AS due_at,
                l.waits_for, t.needs, t.batch,
@@ -132,6 +136,7 @@ impl Row {
             input: Json::from_stored(self.input),
             metadata: self.metadata.map(Json::from_stored),
             limits: limits(self.max_attempts, self.soft_time_limit, self.time_limit)?,
+            own: own_terms(self.retry.as_deref(), self.keep_for)?,
             unique_key: self.unique_key.map(|key| parse_name(&key)).transpose()?,
             status: parse_status(&status)?,
             cancel_requested: self.cancel_requested,
@@ -160,6 +165,17 @@ pub(crate) fn limits(max_attempts: i64, soft: Option<i64>, hard: i64) -> Result<
         soft_time_limit: soft.map(duration).transpose()?,
         time_limit: duration(hard)?,
     })
+}
+
+/// What a task was given instead of what its type says, from its columns.
+pub(crate) fn own_terms(retry: Option<&str>, keep_for: Option<i64>) -> Result<OwnTerms, StoreError> {
+    Ok(OwnTerms { retry: retry_policy(retry)?, keep_for: keep_for.map(duration).transpose()? })
+}
+
+pub(crate) fn retry_policy(text: Option<&str>) -> Result<Option<RetryPolicy>, StoreError> {
+    let read =
+        |text| RetryTerms::from_text(text).map_err(|error| StoreError::Corrupt(format!("retry: {error}")));
+    text.map(read).transpose()
 }
 
 /// The chunks of one task after a place, in order.

@@ -152,13 +152,22 @@ async fn reopen(write: &mut Write<'_>, tasks: &[Reopened<'_>]) -> Result<(), Sto
             expires_at = iif(task.expires_at > ?2, task.expires_at, NULL)
         FROM (SELECT value ->> 'task' AS id, value ->> 'input' AS input FROM json_each(?1)) AS edit
         WHERE task.id = edit.id AND ?2 IS NOT NULL";
+    // The walk through old records may have passed it.
+    const LOOK: &str = "
+        INSERT INTO retention_look (task, look_at)
+        SELECT value ->> 'task', ?2 + 3600000000 FROM json_each(?1) WHERE true
+        ON CONFLICT (task) DO NOTHING";
     const OUTCOME: &str = "
         DELETE FROM outcome WHERE task IN (SELECT value ->> 'task' FROM json_each(?1)) AND ?2 IS NOT NULL";
     let (expected, mut begun, mut removed) = (tasks.len() as u64, 0, 0);
     for page in pages(tasks) {
-        for (sql, changed) in
-            [(ATTEMPT, None), (LIVE, Some(&mut begun)), (TASK, None), (OUTCOME, Some(&mut removed))]
-        {
+        for (sql, changed) in [
+            (ATTEMPT, None),
+            (LIVE, Some(&mut begun)),
+            (TASK, None),
+            (LOOK, None),
+            (OUTCOME, Some(&mut removed)),
+        ] {
             let done = sqlx::query(sql).bind(&page).bind(write.now).execute(&mut *write.conn).await;
             let rows = done.map_err(store_error)?.rows_affected();
             if let Some(changed) = changed {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use application::ports::{DueSchedule, Fired, Firing, FiringRecord, Put, ScheduleStore, StoreError};
 use async_trait::async_trait;
 use domain::{
-    Json, TaskId, Tenant, Timestamp,
+    Json, RetryTerms, TaskId, Tenant, Timestamp,
     schedule::{Cadence, CatchUp, NewSchedule, Overlap, Schedule, ScheduleId, ScheduleName, Template},
 };
 use sqlx::SqliteConnection;
@@ -14,7 +14,7 @@ use crate::{
     clock::micros,
     error::store_error,
     fire::{Due, Fire, Firings},
-    read::limits,
+    read::{limits, own_terms},
     rows::{moment, moment_if, parse_name, parse_priority, parse_queue, unreadable},
     store::{Query, SqliteStore},
     writer::{Change, Write},
@@ -32,15 +32,16 @@ impl Change for PutSchedule {
     async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
             INSERT INTO schedule (tenant, name, next_tick, every_ms, every_from, cron, time_zone, catch_up, overlap,
-                paused, type, queue, priority, input, metadata, max_attempts, soft_time_limit, time_limit, created_at, updated_at)
-            VALUES (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?1, ?1)
+                paused, type, queue, priority, input, metadata, max_attempts, soft_time_limit, time_limit, retry,
+                keep_for, created_at, updated_at)
+            VALUES (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?1, ?1)
             ON CONFLICT (tenant, name) DO UPDATE SET revision = revision + 1, next_tick = excluded.next_tick,
                 every_ms = excluded.every_ms, every_from = excluded.every_from, cron = excluded.cron,
                 time_zone = excluded.time_zone, catch_up = excluded.catch_up, overlap = excluded.overlap,
                 paused = excluded.paused, type = excluded.type, queue = excluded.queue, priority = excluded.priority,
                 input = excluded.input, metadata = excluded.metadata, max_attempts = excluded.max_attempts,
                 soft_time_limit = excluded.soft_time_limit, time_limit = excluded.time_limit,
-                updated_at = excluded.updated_at
+                retry = excluded.retry, keep_for = excluded.keep_for, updated_at = excluded.updated_at
             RETURNING *";
         let NewSchedule { tenant, name, cadence, catch_up, overlap, template, paused } = &self.spec;
         let (cron, zone, every, from) = match cadence {
@@ -70,6 +71,8 @@ impl Change for PutSchedule {
             .bind(template.limits.max_attempts)
             .bind(template.limits.soft_time_limit.map(micros))
             .bind(micros(template.limits.time_limit))
+            .bind(template.own.retry.as_ref().map(|policy| RetryTerms::from(policy).to_text()))
+            .bind(template.own.keep_for.map(micros))
             .fetch_one(&mut *write.conn)
             .await
             .map_err(store_error)?;
@@ -163,6 +166,8 @@ pub(crate) struct ScheduleRow {
     max_attempts: i64,
     soft_time_limit: Option<i64>,
     time_limit: i64,
+    retry: Option<String>,
+    keep_for: Option<i64>,
     created_at: i64,
     updated_at: i64,
 }
@@ -185,6 +190,7 @@ impl ScheduleRow {
             input: Json::from_stored(self.input),
             metadata: self.metadata.map(Json::from_stored),
             limits: limits(self.max_attempts, self.soft_time_limit, self.time_limit)?,
+            own: own_terms(self.retry.as_deref(), self.keep_for)?,
         };
         let spec = NewSchedule {
             tenant: parse_name(&self.tenant)?,

@@ -2,7 +2,7 @@
 
 use application::ports::{Receipt, StoreError, Submitted};
 use async_trait::async_trait;
-use domain::{NewTask, Start, Status, TaskId};
+use domain::{NewTask, RetryTerms, Start, Status, TaskId};
 use serde::Serialize;
 
 use crate::{
@@ -33,6 +33,8 @@ struct Row<'t> {
     max_attempts: u32,
     soft_time_limit: Option<i64>,
     time_limit: i64,
+    retry: Option<String>,
+    keep_for: Option<i64>,
     run_at: Option<i64>,
     expires_at: Option<i64>,
 }
@@ -56,6 +58,8 @@ impl<'t> Row<'t> {
             max_attempts: task.limits.max_attempts,
             soft_time_limit: task.limits.soft_time_limit.map(micros),
             time_limit: micros(task.limits.time_limit),
+            retry: task.own.retry.as_ref().map(|policy| RetryTerms::from(policy).to_text()),
+            keep_for: task.own.keep_for.map(micros),
             run_at: (start > now).then_some(start),
             expires_at: task.expires_at.map(|at| at.timestamp_micros()),
         }
@@ -78,15 +82,19 @@ pub(crate) async fn store<'t>(
 ) -> Result<Vec<Submitted>, StoreError> {
     const TASKS: &str = "
         INSERT INTO task (id, tenant, type, queue, priority, input, metadata, unique_key,
-                          max_attempts, soft_time_limit, time_limit, run_at, expires_at, created_at)
+                          max_attempts, soft_time_limit, time_limit, retry, keep_for, run_at, expires_at, created_at)
         SELECT value ->> 'id', value ->> 'tenant', value ->> 'type', value ->> 'queue', value ->> 'priority',
                value ->> 'input', value ->> 'metadata', value ->> 'unique_key', value ->> 'max_attempts',
-               value ->> 'soft_time_limit', value ->> 'time_limit', value ->> 'run_at', value ->> 'expires_at', ?2
+               value ->> 'soft_time_limit', value ->> 'time_limit', value ->> 'retry', value ->> 'keep_for',
+               value ->> 'run_at', value ->> 'expires_at', ?2
         FROM json_each(?1)";
     const LIVE: &str = "
         INSERT INTO live (task, tenant, queue, priority, state, due_at, expires_at)
         SELECT id, tenant, queue, priority, iif(run_at IS NULL, 'PENDING', 'SCHEDULED'), run_at, expires_at
         FROM task WHERE id BETWEEN ?1 AND ?2";
+    const KEPT_FOR: &str = "
+        INSERT INTO retention_look (task, look_at)
+        SELECT id, created_at + keep_for FROM task WHERE id BETWEEN ?1 AND ?2 AND keep_for IS NOT NULL";
     let created_at = moment(write.now)?;
     let (mut outcomes, mut rows) = (Vec::new(), Vec::new());
     let mut known = Known::default();
@@ -106,12 +114,16 @@ pub(crate) async fn store<'t>(
         outcomes.push(Submitted::New(receipt));
         rows.push(row);
     }
+    let keeps = rows.iter().any(|row| row.keep_for.is_some());
     for page in pages(rows) {
         let insert = sqlx::query(TASKS).bind(page).bind(write.now);
         insert.execute(&mut *write.conn).await.map_err(store_error)?;
     }
     let last = write.memory.last_task;
     sqlx::query(LIVE).bind(first).bind(last).execute(&mut *write.conn).await.map_err(store_error)?;
+    if keeps {
+        sqlx::query(KEPT_FOR).bind(first).bind(last).execute(&mut *write.conn).await.map_err(store_error)?;
+    }
     known.remember(write).await?;
     Ok(outcomes)
 }

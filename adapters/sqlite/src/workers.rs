@@ -11,7 +11,7 @@ use crate::{
     clock::micros,
     error::store_error,
     fleet::queue_list,
-    read::limits,
+    read::{limits, retry_policy},
     rows::{CounterColumns, moment, number, parse_lane, parse_name, parse_priority, parse_queue},
     store::Query,
     writer::{Change, Write},
@@ -211,6 +211,7 @@ struct Late {
     max_attempts: i64,
     soft_time_limit: Option<i64>,
     time_limit: i64,
+    retry: Option<String>,
     cancel_requested: bool,
     #[sqlx(flatten)]
     counters: CounterColumns,
@@ -222,7 +223,7 @@ impl Query for OverrunningAt {
 
     async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
-            SELECT l.task, l.worker, t.type AS task_type, t.max_attempts, t.soft_time_limit, t.time_limit,
+            SELECT l.task, l.worker, t.type AS task_type, t.max_attempts, t.soft_time_limit, t.time_limit, t.retry,
                    l.cancel_requested, l.attempt, l.failures, l.crashes, l.forgiven_failures, l.forgiven_crashes
             FROM worker AS w CROSS JOIN live AS l ON l.worker = w.id CROSS JOIN task AS t ON t.id = l.task
             WHERE w.state = 'alive' AND l.started_at + t.time_limit < ?1 LIMIT ?2";
@@ -240,6 +241,7 @@ impl Query for OverrunningAt {
                     task_type: parse_name(&row.task_type)?,
                     counters: row.counters.read()?,
                     limits: limits(row.max_attempts, row.soft_time_limit, row.time_limit)?,
+                    retry: retry_policy(row.retry.as_deref())?.map(Box::new),
                     cancel_requested: row.cancel_requested,
                 })
             })

@@ -40,6 +40,7 @@ fn task() -> NewTask {
         start: Start::Now,
         expires_at: None,
         limits: Limits::default(),
+        own: Default::default(),
         idempotency: None,
         unique: None,
     }

@@ -3,13 +3,18 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Change, Event, QueueName, Status, Suspicion, TaskId, decide};
+use domain::{
+    Change, Event, QueueName, RetentionRules, State as TaskState, Status, Suspicion, TaskId, decide,
+    retention::{Record, Verdict},
+};
 
 use super::{
     MemoryStore, flows,
     state::{Life, later},
 };
-use crate::ports::{FollowedUp, Orphan, Overdue, Overrunning, StoreError, UpkeepStore, Waiting};
+use crate::ports::{
+    FollowedUp, Orphan, Overdue, Overrunning, Removal, StoreError, UpkeepStore, Waiting, Walk,
+};
 
 #[async_trait]
 impl UpkeepStore for MemoryStore {
@@ -120,6 +125,7 @@ impl UpkeepStore for MemoryStore {
                 task_type: entry.submitted.task_type.clone(),
                 counters: entry.counters,
                 limits,
+                retry: entry.submitted.own.retry.clone().map(Box::new),
                 cancel_requested: entry.cancel_requested(),
             })
         });
@@ -145,6 +151,30 @@ impl UpkeepStore for MemoryStore {
             state.keys.remove(key);
         }
         Ok(old.len())
+    }
+
+    async fn remove_old(
+        &self,
+        rules: &RetentionRules,
+        walk: Walk,
+        limit: usize,
+    ) -> Result<Removal, StoreError> {
+        let (mut state, now) = self.enter();
+        let from = match walk {
+            Walk::Due => TaskId(i64::MIN),
+            Walk::After(id) => TaskId(id.0.saturating_add(1)),
+        };
+        let due = state.tasks.range(from..).filter_map(|(id, entry)| {
+            let TaskState::Ended(end) = entry.state else { return None };
+            let (task_type, own) = (&entry.submitted.task_type, entry.submitted.own.keep_for);
+            let record = Record { task_type, own, ended: Some((end, entry.completed_at?)) };
+            (rules.judge(record, now) == Verdict::Remove).then_some((*id, end))
+        });
+        let due: Vec<_> = due.take(limit).collect();
+        due.iter().for_each(|(id, _)| state.remove(*id));
+        let more = due.len() == limit;
+        let reached = due.last().map(|(id, _)| *id).filter(|_| more && walk != Walk::Due);
+        Ok(Removal { removed: Removal::by_end(due.into_iter().map(|(_, end)| end)), reached, more })
     }
 
     async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {

@@ -183,7 +183,7 @@ fn take(state: &mut State, worker: WorkerId, id: TaskId, now: Timestamp) -> Opti
     let change = decide(entry.state, entry.counters, Event::Claim).ok()?;
     state.apply(id, change, Some(worker), now);
     let entry = state.tasks.get(&id)?;
-    let NewTask { tenant, task_type, queue, input, limits, .. } = entry.submitted.clone();
+    let NewTask { tenant, task_type, queue, input, limits, own, .. } = entry.submitted.clone();
     Some(ClaimedTask {
         id,
         tenant,
@@ -192,6 +192,7 @@ fn take(state: &mut State, worker: WorkerId, id: TaskId, now: Timestamp) -> Opti
         priority: entry.rank(),
         input,
         limits,
+        retry: own.retry.map(Box::new),
         counters: entry.counters,
         created_at: entry.created_at,
         started_at: now,

@@ -34,8 +34,8 @@ pub use signals::{Signal, SignalStream, Signals};
 pub use store::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
     Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts,
-    Receipt, Reprioritised, Retry, RetryOutcome, Settlement, Store, StoreError, Submitted, TaskFilter,
-    TaskStore, UpkeepStore, WorkStore, WorkerProfile,
+    Receipt, Removal, Reprioritised, Retry, RetryOutcome, Settlement, Store, StoreError, Submitted,
+    TaskFilter, TaskStore, UpkeepStore, Walk, WorkStore, WorkerProfile,
 };
 
 /// Chance, as an argument: uniform numbers in `[0, 1)`.

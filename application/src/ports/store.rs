@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Json, Limits, NewTask, Priority, Progress, QueueLimits, QueueName, Status,
-    Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId, WorkerName, flow::BatchCounts,
+    Attempt, Change, Counters, End, Json, Limits, NewTask, Priority, Progress, QueueLimits, QueueName,
+    RetentionRules, RetryPolicy, Status, Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId,
+    WorkerName, flow::BatchCounts,
 };
 
 use super::{FleetStore, FlowStored, FollowedUp, NewNode, QueueStore, ScheduleStore, Waiting};
@@ -412,6 +413,8 @@ pub struct ClaimedTask {
     pub input: Json,
     /// Its budgets and time limits.
     pub limits: Limits,
+    /// Its own retry policy, where it has one.
+    pub retry: Option<Box<RetryPolicy>>,
     /// The counters, this attempt included.
     pub counters: Counters,
     /// When it was submitted.
@@ -529,9 +532,60 @@ pub trait UpkeepStore: Send + Sync {
     /// once. It is only a hint: those that ended elsewhere are found by [`UpkeepStore::follow_up`] alone.
     async fn need_ended(&self);
 
+    /// Looks at tasks of every tenant, at most `limit`, and removes those of which [`domain::RetentionRules::judge`] says so,
+    /// with all that is kept of them. [`Walk::Due`] costs what there is to look at, however long the history: each task is
+    /// looked at when it can first be due, and again when the verdict said. Where the rules differ from those by which other
+    /// processes did so within some minutes, it does nothing; where they have changed, it begins anew. [`Walk::After`] goes
+    /// through everything. Tasks without a retention of their own stay for at least some minutes.
+    async fn remove_old(
+        &self,
+        rules: &RetentionRules,
+        walk: Walk,
+        limit: usize,
+    ) -> Result<Removal, StoreError>;
+
     /// Removes FAILED tasks that ended longer than `age` ago, with all that is kept of them, at most `limit`, of every
     /// tenant; answers how many.
     async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError>;
+}
+
+/// Which records a step of the retention looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// Those that can have become due since they were last looked at.
+    Due,
+    /// All with a higher id than this, in order.
+    After(TaskId),
+}
+
+/// What a step of the retention came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// How many are gone, by how they had ended; no zeros.
+    pub removed: Vec<(End, usize)>,
+    /// Where [`Walk::After`] is to go on; `None` when it is through, and for [`Walk::Due`].
+    pub reached: Option<TaskId>,
+    /// Whether another step would find more to look at.
+    pub more: bool,
+}
+
+impl Removal {
+    /// Counts ends.
+    pub fn by_end(ends: impl IntoIterator<Item = End>) -> Vec<(End, usize)> {
+        let mut counts: Vec<(End, usize)> = Vec::new();
+        for end in ends {
+            match counts.iter_mut().find(|(known, _)| *known == end) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((end, 1)),
+            }
+        }
+        counts
+    }
+
+    /// How many are gone.
+    pub fn count(&self) -> usize {
+        self.removed.iter().map(|(_, count)| count).sum()
+    }
 }
 
 /// A task that its worker should have stopped by now.
@@ -547,6 +601,8 @@ pub struct Overrunning {
     pub counters: Counters,
     /// Its budgets and time limits.
     pub limits: Limits,
+    /// Its own retry policy, where it has one.
+    pub retry: Option<Box<RetryPolicy>>,
     /// Whether somebody asked to stop it.
     pub cancel_requested: bool,
 }

@@ -3,8 +3,10 @@
 
 mod article;
 mod calculation;
+mod crash;
 mod debug;
 mod echo;
+mod flaky;
 mod noop;
 mod publish;
 mod sleep;
@@ -14,6 +16,7 @@ mod webhook;
 use std::sync::Arc;
 
 pub use article::{ARTICLE_TYPE, ArticleInput};
+pub use crash::crash;
 pub use publish::Publishing;
 pub use text_generation::{DEFAULT_MODEL, TextGenerationInput};
 pub(crate) use webhook::WebhookInput;
@@ -32,6 +35,7 @@ pub fn built_in(generator: Arc<dyn TextGenerator>) -> Vec<TaskTypeSpec> {
         calculation::spec(),
         debug::spec(),
         echo::spec(),
+        flaky::spec(),
         noop::spec(),
         sleep::spec(),
     ]

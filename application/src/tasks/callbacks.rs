@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::{
-    Json, NewTask, Priority, Start, Status, TaskId, TaskType, Tenant, Unique, UniqueKey,
+    Json, NewTask, OwnTerms, Priority, Start, Status, TaskId, TaskType, Tenant, Unique, UniqueKey,
     outbound::callback_key,
 };
 
@@ -55,6 +55,7 @@ impl Tasks {
             start: Start::After(FIRST_LOOK),
             expires_at: None,
             limits: spec.default_limits(),
+            own: OwnTerms::default(),
             idempotency: None,
             unique: Some(Unique { key, among: Status::ALL.to_vec(), window: None }),
         };

@@ -34,6 +34,9 @@ pub const LARGEST_PAGE: usize = 500;
 /// The longest that a reader may wait for a task's end in one call.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// The largest input, in bytes, unless the configuration says otherwise.
+pub const LARGEST_INPUT: usize = 1_048_576;
+
 /// The clients' use cases.
 #[derive(Clone)]
 pub struct Tasks {
@@ -45,6 +48,7 @@ pub struct Tasks {
     backlog: Arc<Backlog>,
     announcer: Announcer,
     readers: watch::Readers,
+    largest_input: usize,
 }
 
 /// How a dependency fares.
@@ -71,7 +75,8 @@ impl Tasks {
     ) -> Self {
         let announcer = Announcer::new(order.clone(), Arc::clone(&signals));
         let (backlog, readers) = (Arc::default(), watch::Readers::default());
-        Self { store, order, signals, registry, routes, backlog, announcer, readers }
+        let largest_input = LARGEST_INPUT;
+        Self { store, order, signals, registry, routes, backlog, announcer, readers, largest_input }
     }
 
     /// Waits until what was submitted so far has been announced to the workers: for the end of a process, and for tests.
@@ -83,6 +88,11 @@ impl Tasks {
     /// second old at most, so a burst may pass it by a little.
     pub fn with_waiting_limit(self, limit: Option<u64>) -> Self {
         Self { backlog: Arc::new(Backlog::new(limit)), ..self }
+    }
+
+    /// Refuses inputs of more bytes than this; [`LARGEST_INPUT`] unless said otherwise.
+    pub fn with_largest_input(self, largest_input: usize) -> Self {
+        Self { largest_input, ..self }
     }
 
     /// The task types that can be submitted.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use domain::{
-    Idempotency, Json, LimitOverrides, Limits, NewTask, Priority, QueueName, Start, Status, Suspicion, Task,
-    TaskId, TaskType, Tenant, Timestamp, Unique,
+    Defaults, Idempotency, Json, LimitOverrides, Limits, NewTask, OwnTerms, Priority, QueueName, Retention,
+    Start, Status, Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
 };
 
 use super::Tasks;
@@ -31,6 +31,8 @@ pub struct Submission {
     pub soft_time_limit: Option<Duration>,
     /// Instead of the type's default.
     pub time_limit: Option<Duration>,
+    /// Instead of what holds for its type: when it is tried again, and how long it is kept after its end.
+    pub own: OwnTerms,
     /// The caller's own notes: a JSON object.
     pub metadata: Option<Json>,
     /// Makes asking again safe.
@@ -52,6 +54,7 @@ impl Submission {
             max_attempts: None,
             soft_time_limit: None,
             time_limit: None,
+            own: OwnTerms::default(),
             metadata: None,
             idempotency: None,
             unique: None,
@@ -245,25 +248,19 @@ impl Tasks {
             time_limit: submission.time_limit,
         };
         let limits = defaults.changed_by(&self.routes.settings(&queue).defaults).changed_by(&asked);
-        if !(1..=Limits::MOST_ATTEMPTS).contains(&limits.max_attempts) {
-            let most = Limits::MOST_ATTEMPTS;
-            refuse("max_attempts", format!("{} is not between 1 and {most}", limits.max_attempts));
+        for (field, message) in limits.faults() {
+            refuse(field, message);
         }
-        for (field, limit) in [
-            ("time_limit_seconds", Some(limits.time_limit)),
-            ("soft_time_limit_seconds", limits.soft_time_limit),
-        ] {
-            if let Some(limit) = limit.filter(|limit| limit.is_zero() || *limit > Limits::LONGEST) {
-                let longest = Limits::LONGEST.as_secs();
-                refuse(field, format!("{} is not above 0 and at most {longest}", limit.as_secs_f64()));
-            }
+        if let Some(asked) =
+            submission.own.keep_for.filter(|asked| asked.is_zero() || *asked > Retention::LONGEST)
+        {
+            let (asked, longest) = (asked.as_secs_f64(), Retention::LONGEST.as_secs());
+            refuse("retention_seconds", format!("{asked} is not above 0 and at most {longest}"));
         }
-        if let Some(soft) = limits.soft_time_limit.filter(|soft| *soft >= limits.time_limit) {
-            let (soft, hard) = (soft.as_secs_f64(), limits.time_limit.as_secs_f64());
-            refuse(
-                "soft_time_limit_seconds",
-                format!("{soft} is not below the time limit of {hard} seconds"),
-            );
+        let size = submission.input.as_str().len();
+        if size > self.largest_input {
+            let most = self.largest_input;
+            refuse("input", format!("it is {size} bytes long, and at most {most} are accepted"));
         }
         if let Some(unique) = &submission.unique {
             if unique.among.is_empty() {
@@ -288,6 +285,7 @@ impl Tasks {
             start: submission.start,
             expires_at: submission.expires_at,
             limits,
+            own: submission.own,
             idempotency: submission.idempotency,
             unique: submission.unique,
         }
@@ -305,6 +303,7 @@ pub(super) fn as_submitted(new: NewTask, receipt: Receipt) -> Task {
         input: new.input,
         metadata: new.metadata,
         limits: new.limits,
+        own: new.own,
         unique_key: new.unique.map(|unique| unique.key),
         status: if receipt.run_at.is_some() { Status::Scheduled } else { Status::Pending },
         cancel_requested: false,
@@ -331,7 +330,7 @@ pub(super) fn first_answer(again: NewTask, receipt: Receipt, stored: Option<&Tas
     let mut answer = as_submitted(again, receipt);
     if let Some(stored) = stored {
         (answer.queue, answer.priority) = (stored.queue.clone(), stored.priority);
-        answer.limits = stored.limits;
+        (answer.limits, answer.own) = (stored.limits, stored.own.clone());
     }
     answer
 }

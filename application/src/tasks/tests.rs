@@ -332,6 +332,7 @@ fn example(id: TaskId) -> Task {
         input,
         metadata: None,
         limits: Limits::default(),
+        own: Default::default(),
         unique_key: None,
         status: Status::Pending,
         cancel_requested: false,
@@ -350,4 +351,16 @@ fn example(id: TaskId) -> Task {
         waits_for: None,
         batch: None,
     }
+}
+
+#[tokio::test]
+async fn an_input_that_is_too_large_is_refused_with_size_and_limit() {
+    let big = Submission { input: Json::parse(format!("\"{}\"", "x".repeat(100))).expect("JSON"), ..noop() };
+    let tasks = tasks(MockTaskStore::new(), None, MockSignals::new()).with_largest_input(101);
+    let Err(SubmitError::Invalid(wrong)) = tasks.submit(&Tenant::default(), vec![big]).await else {
+        panic!("accepted")
+    };
+    let too_large = wrong.iter().find(|wrong| wrong.message.contains("bytes")).expect("its size is named");
+    assert_eq!(too_large.field, "input");
+    assert!(too_large.message.contains("102") && too_large.message.contains("101"), "{}", too_large.message);
 }

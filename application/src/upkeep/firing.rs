@@ -67,6 +67,7 @@ fn task_of(schedule: &NewSchedule, tick: Timestamp) -> NewTask {
         start: Start::Now,
         expires_at: None,
         limits: template.limits,
+        own: template.own.clone(),
         idempotency: None,
         unique: None,
     }

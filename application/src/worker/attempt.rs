@@ -2,7 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use domain::{Counters, ErrorClass, Failure, Json, Limits};
+use domain::{Counters, ErrorClass, Failure, Json, Limits, RetryPolicy};
 use futures_util::FutureExt;
 
 use crate::{
@@ -25,6 +25,7 @@ pub(super) enum Ending {
 pub(super) struct Order {
     pub(super) input: Json,
     pub(super) limits: Limits,
+    pub(super) retry: Option<Box<RetryPolicy>>,
     pub(super) counters: Counters,
 }
 
@@ -33,6 +34,7 @@ pub(super) struct Order {
 pub(super) struct Ended {
     pub(super) attempt: Arc<RunningAttempt>,
     pub(super) limits: Limits,
+    pub(super) retry: Option<Box<RetryPolicy>>,
     pub(super) counters: Counters,
     pub(super) ending: Ending,
     pub(super) took: Duration,
@@ -67,9 +69,10 @@ pub(super) async fn run(
     attempt: Arc<RunningAttempt>,
     order: Order,
     registry: &Registry,
+    largest_result: usize,
 ) -> (Box<Ended>, Vec<Signal>) {
     let started = tokio::time::Instant::now();
-    let Order { input, limits, counters } = order;
+    let Order { input, limits, retry, counters } = order;
     let info = &attempt.info;
     tracing::info!(task_id = info.id.0, attempt = info.attempt, "task started");
     let ending = match (attempt.asked_to_stop(), registry.get(&info.task_type)) {
@@ -85,7 +88,8 @@ pub(super) async fn run(
                 tokio::select! {
                     biased;
                     returned = &mut handler => {
-                        break Ending::Returned(returned.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
+                        let returned = returned.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+                        break Ending::Returned(returned.and_then(|output| fitting(output, largest_result)));
                     }
                     stop = attempt.stopped() => break Ending::Stopped(stop),
                     () = tokio::time::sleep_until(soft_deadline.unwrap_or(hard_deadline)) => {
@@ -102,7 +106,7 @@ pub(super) async fn run(
     let (signals, leftover) = attempt.recorder.finish(&attempt);
     let cancel_requested = ending == Ending::Stopped(Stop::Cancel);
     let took = started.elapsed();
-    (Box::new(Ended { attempt, limits, counters, ending, took, leftover, cancel_requested }), signals)
+    (Box::new(Ended { attempt, limits, retry, counters, ending, took, leftover, cancel_requested }), signals)
 }
 
 fn unknown_type(task_type: &str) -> Failure {
@@ -110,6 +114,20 @@ fn unknown_type(task_type: &str) -> Failure {
         "this worker has no handler for the task type {task_type:?}; start a worker that has one, or serve other queues here"
     );
     Failure::transient("unknown_task_type", message)
+}
+
+/// What is too large to be kept is no result, and would be no smaller at the next try.
+fn fitting(output: Output, largest: usize) -> Result<Output, Failure> {
+    for (what, json) in [("result", Some(&output.result)), ("details of the result", output.details.as_ref())]
+    {
+        if let Some(size) = json.map(|json| json.as_str().len()).filter(|size| *size > largest) {
+            let message = format!(
+                "the {what} would be {size} bytes long, and at most {largest} are kept; return less, or a link to it"
+            );
+            return Err(Failure::permanent("result_too_large", message));
+        }
+    }
+    Ok(output)
 }
 
 fn timed_out(limit: Duration) -> Failure {

@@ -203,6 +203,7 @@ mod tests {
             priority: Priority::default(),
             input: Json::parse("{}").expect("JSON"),
             limits: Limits::default(),
+            retry: None,
             counters: Counters::default(),
             created_at: Timestamp::UNIX_EPOCH,
             started_at: Timestamp::UNIX_EPOCH,

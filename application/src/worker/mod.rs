@@ -46,6 +46,8 @@ pub struct WorkerConfig {
     pub about: About,
     /// How many bytes of memory the process holds, where that can be told.
     pub memory: fn() -> Option<u64>,
+    /// The largest result, and the largest details of one, in bytes.
+    pub largest_result: usize,
 }
 
 impl Default for WorkerConfig {
@@ -63,9 +65,13 @@ impl Default for WorkerConfig {
             time_caps: TimeCaps::default(),
             about: About::default(),
             memory: || None,
+            largest_result: LARGEST_RESULT,
         }
     }
 }
+
+/// The largest result, in bytes, unless the configuration says otherwise.
+pub const LARGEST_RESULT: usize = 4 * 1_048_576;
 
 /// What a worker, and the upkeep, need from outside.
 #[derive(Clone)]

@@ -36,7 +36,8 @@ pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlemen
         Ending::Returned(Err(failure)) => {
             let default_policy = domain::RetryPolicy::default();
             let spec = ports.registry.get(&ended.attempt.info.task_type);
-            let policy = spec.map_or(&default_policy, |spec| spec.retry_policy());
+            let of_the_type = || spec.map_or(&default_policy, |spec| spec.retry_policy());
+            let policy = ended.retry.as_deref().unwrap_or_else(of_the_type);
             let chance = ports.chance.next();
             decide(state, counters, Event::Fail { failure, policy, limits: &limits, chance })
         }

@@ -546,3 +546,47 @@ async fn a_clock_that_jumps_ends_no_attempt() {
     let task = product.end_of(id).await;
     assert_eq!((task.status, task.attempt), (Status::Completed, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_is_too_large_fails_for_good_and_says_how_large_it_is() {
+    let product = Product::new([TaskTypeSpec::new("demo.big", "Returns much.", |_, _: IgnoredAny| async {
+        Output::of(&"x".repeat(1_000))
+    })]);
+    let _worker = product.worker_with(4, |config| config.largest_result = 1_000);
+    let task = product.end_of(product.submit("demo.big", |_| {}).await).await;
+    let error = task.error.expect("an error");
+    assert_eq!((task.status, task.attempt, error.code.as_str()), (Status::Failed, 1, "result_too_large"));
+    assert!(error.message.contains("1002 bytes") && error.message.contains("1000"), "{}", error.message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tasks_own_retry_policy_goes_before_its_types() {
+    let failing = || {
+        TaskTypeSpec::new("demo.failing", "Fails.", |_, _: IgnoredAny| async {
+            Err(Failure::new(ErrorClass::Transient, "busy", "the server is busy"))
+        })
+    };
+    let product = Product::new([failing()]);
+    let _worker = product.worker(4);
+    let _upkeep = tokio::spawn(product.upkeep().run(Default::default()));
+    let fixed = domain::RetryTerms {
+        backoff: Some("fixed".to_owned()),
+        delay_seconds: Some(60.0),
+        ..Default::default()
+    };
+    let policy = fixed.policy().expect("a policy");
+    let begun = tokio::time::Instant::now();
+    let id = product
+        .submit("demo.failing", |submission| {
+            submission.max_attempts = Some(4);
+            submission.own.retry = Some(policy);
+        })
+        .await;
+    let task = product.end_of(id).await;
+    assert_eq!((task.status, task.attempt), (Status::Failed, 4));
+    assert!(begun.elapsed() >= seconds(180), "three waits of a minute: {:?}", begun.elapsed());
+    let never = domain::RetryTerms { on: Some(vec!["timed_out".to_owned()]), ..Default::default() };
+    let never = never.policy().expect("a policy");
+    let id = product.submit("demo.failing", |submission| submission.own.retry = Some(never)).await;
+    assert_eq!(product.end_of(id).await.attempt, 1, "its class is not among those that are tried again");
+}

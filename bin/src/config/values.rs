@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Reads `10s`, `500ms`, `1m`, `2h`, or a plain number of seconds.
+/// Reads `10s`, `500ms`, `1m`, `2h`, `7d`, or a plain number of seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
@@ -12,10 +12,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" | "" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("{text:?} is not a duration such as 10s, 500ms, 5m or 1h")),
+        "d" => 86_400.0,
+        _ => return Err(format!("{text:?} is not a duration such as 10s, 500ms, 5m, 1h or 7d")),
     };
     let number: f64 =
-        number.parse().map_err(|_| format!("{text:?} is not a duration such as 10s, 500ms, 5m or 1h"))?;
+        number.parse().map_err(|_| format!("{text:?} is not a duration such as 10s, 500ms, 5m, 1h or 7d"))?;
     Duration::try_from_secs_f64(number * scale).map_err(|_| format!("{text:?} is too long"))
 }
 
@@ -59,9 +60,14 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, millis) in
-            [("10s", 10_000), ("500ms", 500), ("1.5m", 90_000), ("2h", 7_200_000), ("3", 3000)]
-        {
+        for (text, millis) in [
+            ("10s", 10_000),
+            ("500ms", 500),
+            ("1.5m", 90_000),
+            ("2h", 7_200_000),
+            ("7d", 604_800_000),
+            ("3", 3000),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "s", "-1s", "10 parsecs", "1e9h"] {

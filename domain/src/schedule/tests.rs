@@ -24,6 +24,7 @@ fn schedule(catch_up: CatchUp, overlap: Overlap, every: u64) -> Schedule {
         input: Json::parse("{}").expect("JSON"),
         metadata: None,
         limits: Limits::default(),
+        own: OwnTerms::default(),
     };
     let name = ScheduleName::new("clean-up").expect("a name");
     let tenant = Tenant::default();

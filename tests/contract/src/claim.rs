@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use application::ports::{Claim, ClaimedTask, WorkerProfile};
-use domain::{Counters, NewTask, Status, TaskId, Tenant, WorkerId};
+use domain::{Counters, NewTask, OwnTerms, RetryPolicy, Status, TaskId, Tenant, WorkerId};
 
 use crate::{Harness, fixtures::*};
 
@@ -36,7 +36,9 @@ pub async fn claims_by_id_take_only_what_is_pending(harness: &dyn Harness) {
 pub async fn a_claim_carries_the_task(harness: &dyn Harness) {
     let store = &*harness.store();
     let worker = worker(store).await;
-    let submitted = NewTask { tenant: tenant("acme"), ..task_in("urgent", 2) };
+    let retry = RetryPolicy { jitter: false, ..RetryPolicy::default() };
+    let own = OwnTerms { retry: Some(retry), keep_for: None };
+    let submitted = NewTask { tenant: tenant("acme"), own, ..task_in("urgent", 2) };
     let created_at = now(store).await;
     let id = submit_one(store, submitted.clone()).await;
     harness.advance(SECOND).await;
@@ -49,6 +51,7 @@ pub async fn a_claim_carries_the_task(harness: &dyn Harness) {
         priority: submitted.priority,
         input: submitted.input,
         limits: submitted.limits,
+        retry: submitted.own.retry.clone().map(Box::new),
         counters: Counters { attempt: 1, failures: 0, crashes: 0, ..Counters::default() },
         created_at,
         started_at,

@@ -7,8 +7,8 @@ use application::ports::{
     WorkerProfile,
 };
 use domain::{
-    AttemptOutcome, Change, Counters, End, Event, Failure, Json, Limits, NewTask, Priority, QueueName, Start,
-    State, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId, WorkerName, decide,
+    AttemptOutcome, Change, Counters, End, Event, Failure, Json, Limits, NewTask, OwnTerms, Priority,
+    QueueName, Start, State, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId, WorkerName, decide,
 };
 
 /// The lease of [`worker`].
@@ -49,6 +49,7 @@ pub fn task() -> NewTask {
         start: Start::Now,
         expires_at: None,
         limits: Limits::default(),
+        own: OwnTerms::default(),
         idempotency: None,
         unique: None,
     }

@@ -47,6 +47,7 @@ pub mod queues;
 pub mod race;
 pub mod read;
 pub mod record;
+pub mod retention;
 pub mod schedules;
 pub mod servers;
 pub mod settle;
@@ -186,6 +187,15 @@ macro_rules! store_contract {
                 concurrent_submissions_do_not_mix
                 one_burial_wins
                 dropped_calls_leave_whole_changes
+            }
+            retention {
+                ended_tasks_go_when_their_time_has_passed
+                removal_comes_in_small_steps
+                a_tasks_own_retention_goes_before_the_rules
+                types_have_their_own_retention
+                rules_that_change_hold_for_what_is_there
+                what_ends_late_goes_late
+                the_whole_history_can_be_walked
             }
             schedules {
                 schedules_are_kept_under_their_names

@@ -2,7 +2,7 @@
 
 use application::ports::{Fired, Firing, FiringRecord, Put};
 use domain::{
-    NewTask, Status, Tenant, Timestamp,
+    NewTask, OwnTerms, RetryPolicy, Status, Tenant, Timestamp,
     schedule::{
         Cadence, CatchUp, NewSchedule, Overlap, Schedule, ScheduleName, SkipReason, Skipped, Template,
     },
@@ -17,13 +17,22 @@ fn name(text: &str) -> ScheduleName {
 /// Every half minute, with every field set.
 fn spec(called: &str, from: Timestamp) -> NewSchedule {
     let NewTask { tenant, task_type, queue, priority, input, limits, .. } = task();
+    let own = OwnTerms { retry: Some(RetryPolicy::default()), keep_for: Some(SECOND) };
     NewSchedule {
         tenant,
         name: name(called),
         cadence: Cadence::every(SECOND * 30, from).expect("a cadence"),
         catch_up: CatchUp::Latest,
         overlap: Overlap::Queue,
-        template: Template { task_type, queue, priority, input, metadata: Some(json("{\"a\": 1}")), limits },
+        template: Template {
+            task_type,
+            queue,
+            priority,
+            input,
+            metadata: Some(json("{\"a\": 1}")),
+            limits,
+            own,
+        },
         paused: false,
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use domain::{Limits, NewTask, Start, Status, TaskType, Tenant};
+use domain::{Backoff, ErrorClass, Limits, NewTask, OwnTerms, RetryPolicy, Start, Status, TaskType, Tenant};
 
 use crate::{Harness, fixtures::*};
 
@@ -61,6 +61,14 @@ pub async fn every_field_comes_back(harness: &dyn Harness) {
             soft_time_limit: Some(Duration::from_micros(1_500_001)),
             time_limit: Duration::from_millis(2_750),
         },
+        own: OwnTerms {
+            retry: Some(RetryPolicy {
+                backoff: Backoff::Fixed(Duration::from_micros(60_000_001)),
+                jitter: false,
+                never: vec![ErrorClass::TimedOut],
+            }),
+            keep_for: Some(Duration::from_micros(86_400_000_001)),
+        },
         idempotency: None,
         unique: None,
     };
@@ -79,11 +87,13 @@ pub async fn every_field_comes_back(harness: &dyn Harness) {
     assert_eq!(kept.metadata, submitted.metadata);
     assert_eq!(kept.expires_at, submitted.expires_at);
     assert_eq!(kept.limits, submitted.limits);
+    assert_eq!(kept.own, submitted.own);
     assert_eq!(kept.created_at, at);
     assert_eq!((kept.status, kept.attempt, kept.cancel_requested), (Status::Pending, 0, false));
     assert_eq!((&kept.result, &kept.details, &kept.error, &kept.progress), (&None, &None, &None, &None));
     assert_eq!((kept.updated_at, kept.run_at, kept.started_at, kept.completed_at), (None, None, None, None));
     let plain = read(store, ids[1]).await;
+    assert_eq!(plain.own, OwnTerms::default());
     assert_eq!((plain.limits, plain.metadata, plain.expires_at), (bare.limits, None, None));
 }
 

@@ -196,6 +196,19 @@ impl Api {
         }
     }
 
+    /// Waits until a task is not there any more.
+    ///
+    /// # Panics
+    ///
+    /// When it still is after a while.
+    pub async fn is_gone(&self, id: i64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.send(Method::GET, &format!("/tasks/{id}"), None).await.status != 404 {
+            assert!(Instant::now() < deadline, "task {id} is still there");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// The outcomes of a task's attempts, oldest first; null for a running one.
     pub async fn outcomes(&self, id: i64) -> Vec<Value> {
         let attempts = self.get(&format!("/tasks/{id}/attempts")).await;

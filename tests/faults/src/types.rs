@@ -57,7 +57,7 @@ pub fn types() -> Result<Vec<TaskTypeSpec>> {
     let journal = Arc::new(Journal::create(folder.as_ref(), history::HANDLERS)?);
     let (work, crash, talk) = (Arc::clone(&journal), Arc::clone(&journal), journal);
     let backoff = Backoff::Exponential { base: Duration::from_millis(20), cap: Duration::from_millis(200) };
-    let retry = RetryPolicy { backoff, ..RetryPolicy::default() };
+    let retry = RetryPolicy { backoff, jitter: true, ..RetryPolicy::default() };
     let work = TaskTypeSpec::new(WORK, "Tells when it starts and ends.", move |context, input: Work| {
         let journal = Arc::clone(&work);
         async move {

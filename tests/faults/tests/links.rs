@@ -77,6 +77,7 @@ async fn a_heartbeat_that_hangs_does_not_cost_the_lease() {
     });
     let lease = LeaseTerms::new(Duration::from_secs(6)).expect("a lease");
     let config = WorkerConfig {
+        largest_result: application::worker::LARGEST_RESULT,
         name: WorkerName::new("w").expect("a name"),
         queues: vec![QueueName::default_queue()],
         except: Vec::new(),

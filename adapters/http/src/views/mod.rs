@@ -15,6 +15,7 @@ use crate::body::AnyJson;
 pub(crate) mod batches;
 pub(crate) mod manual;
 pub(crate) mod queues;
+pub(crate) mod retry;
 pub(crate) mod schedules;
 pub(crate) mod workers;
 
@@ -120,6 +121,10 @@ pub(crate) struct TaskView {
     attempt: i32,
     /// How many attempts may fail.
     max_attempts: i32,
+    /// Its own retry policy, where it was given one.
+    retry: Option<retry::RetryView>,
+    /// Its own retention, where it was given one: how long it is kept after its end.
+    retention_seconds: Option<f64>,
     /// Whether a running task was asked to stop.
     cancel_requested: bool,
     /// Your own notes.
@@ -194,6 +199,8 @@ impl From<&Task> for TaskView {
             progress: percent(task),
             attempt: int(task.attempt),
             max_attempts: int(task.limits.max_attempts),
+            retry: task.own.retry.as_ref().map(retry::RetryView::from),
+            retention_seconds: task.own.keep_for.map(|kept| kept.as_secs_f64()),
             cancel_requested: task.cancel_requested,
             metadata: task.metadata.as_ref().and_then(AnyJson::stored),
             unique_key: task.unique_key.as_ref().map(|key| key.to_string()),
@@ -469,6 +476,8 @@ pub(crate) struct TaskTypeView {
     soft_time_limit_seconds: Option<f64>,
     /// The time limit, unless the task says otherwise.
     time_limit_seconds: f64,
+    /// When and whether failures are tried again, unless the task says otherwise.
+    retry: retry::RetryView,
 }
 
 impl From<&TaskTypeSpec> for TaskTypeView {
@@ -481,6 +490,7 @@ impl From<&TaskTypeSpec> for TaskTypeView {
             max_attempts: int(limits.max_attempts),
             soft_time_limit_seconds: limits.soft_time_limit.map(|limit| limit.as_secs_f64()),
             time_limit_seconds: limits.time_limit.as_secs_f64(),
+            retry: spec.retry_policy().into(),
         }
     }
 }

@@ -6,7 +6,7 @@ use domain::schedule::{Cadence, CatchUp, Overlap, Schedule, SkipReason};
 use poem_openapi::{Enum, Object};
 use serde::Serialize;
 
-use super::{int, moment, moment_or_null};
+use super::{int, moment, moment_or_null, retry::RetryView};
 use crate::body::AnyJson;
 
 /// How many coming ticks are told.
@@ -121,6 +121,10 @@ pub(crate) struct ScheduledTaskView {
     soft_time_limit_seconds: Option<f64>,
     /// The time limit.
     time_limit_seconds: f64,
+    /// Their own retry policy, where they are given one.
+    retry: Option<RetryView>,
+    /// Their own retention, where they are given one.
+    retention_seconds: Option<f64>,
 }
 
 impl From<&Schedule> for ScheduleView {
@@ -152,6 +156,8 @@ impl From<&Schedule> for ScheduleView {
                 max_attempts: int(template.limits.max_attempts),
                 soft_time_limit_seconds: template.limits.soft_time_limit.map(|limit| limit.as_secs_f64()),
                 time_limit_seconds: template.limits.time_limit.as_secs_f64(),
+                retry: template.own.retry.as_ref().map(RetryView::from),
+                retention_seconds: template.own.keep_for.map(|kept| kept.as_secs_f64()),
             },
             next_ticks: Schedules::coming(schedule, COMING).into_iter().map(tick).collect(),
             last_tick: schedule.last_tick,

@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use domain::{
-    ErrorClass, Failure, Json, Limits, NewTask, Priority, Start, Status, Suspicion, Task, TaskId, TaskType,
-    Unique, UniqueKey, outbound::RetryMode,
+    ErrorClass, Failure, Json, Limits, NewTask, OwnTerms, Priority, Start, Status, Suspicion, Task, TaskId,
+    TaskType, Unique, UniqueKey, outbound::RetryMode,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
@@ -149,6 +149,7 @@ async fn submit(
             start: Start::Now,
             expires_at: None,
             limits: Limits::default(),
+            own: OwnTerms::default(),
             idempotency: None,
             unique: Some(Unique { key, among: Status::ALL.to_vec(), window: None }),
         })

@@ -28,7 +28,7 @@ impl Engine {
     }
 
     pub(super) fn start(&mut self, task: ClaimedTask, worker: WorkerId, lease_holds: bool) {
-        let ClaimedTask { id, tenant, task_type, queue, priority, input, limits, counters, .. } = task;
+        let ClaimedTask { id, tenant, task_type, queue, priority, input, limits, retry, counters, .. } = task;
         let number = counters.attempt;
         let limits = limits.capped(self.config.time_caps);
         let wait = self.wait_for_pace(&task_type);
@@ -62,15 +62,15 @@ impl Engine {
             attempt.stop(Stop::Abandon);
         }
         self.running.insert(id, Arc::clone(&attempt));
-        self.starting.push((attempt, Order { input, limits, counters }));
+        self.starting.push((attempt, Order { input, limits, retry, counters }));
     }
 
     /// The last that is begun in a turn of the loop, because the runtime runs the last first.
     pub(super) fn run_handlers(&mut self) {
         for (attempt, order) in self.starting.drain(..) {
-            let crew = Arc::clone(&self.crew);
+            let (crew, largest_result) = (Arc::clone(&self.crew), self.config.largest_result);
             tokio::spawn(async move {
-                let (ended, news) = attempt::run(attempt, order, &crew.ports.registry).await;
+                let (ended, news) = attempt::run(attempt, order, &crew.ports.registry, largest_result).await;
                 // The ending first: readers find in the store what they hear of later.
                 let _ = crew.outbox.send(Message::Ended(ended));
                 if !news.is_empty() {

@@ -9,6 +9,7 @@ mod drain;
 mod example_page;
 mod flows;
 mod inbox;
+mod keeping;
 mod live_events;
 mod manual_handling;
 mod once;

@@ -12,14 +12,14 @@ use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, CommandAnswer, CommandId, DeleteOutcome,
     DiscardOutcome, DueSchedule, FailureGroup, Fired, Firing, FiringRecord, Fleet, FleetStore, FlowStored,
     FollowedUp, GivenCommand, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan, Overdue,
-    Overrunning, ProgressRecord, Purged, Put, QueueCounts, QueueStore, RecentRuns, Reprioritised, Retry,
-    RetryOutcome, RunRecord, ScheduleStore, Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore,
-    UpkeepStore, Waiting, Wanted, WorkStore, WorkerProfile, WorkerReport,
+    Overrunning, ProgressRecord, Purged, Put, QueueCounts, QueueStore, RecentRuns, Removal, Reprioritised,
+    Retry, RetryOutcome, RunRecord, ScheduleStore, Settlement, Store, StoreError, Submitted, TaskFilter,
+    TaskStore, UpkeepStore, Waiting, Walk, Wanted, WorkStore, WorkerProfile, WorkerReport,
 };
 use async_trait::async_trait;
 use domain::{
-    Attempt, AttemptOutcome, Change, NewTask, Priority, QueueName, Service, Status, Task, TaskId, Tenant,
-    Timestamp, WorkerId,
+    Attempt, AttemptOutcome, Change, NewTask, Priority, QueueName, RetentionRules, Service, Status, Task,
+    TaskId, Tenant, Timestamp, WorkerId,
     flow::BatchCounts,
     schedule::{NewSchedule, Schedule, ScheduleName},
 };
@@ -314,6 +314,15 @@ impl UpkeepStore for BrokenStore {
 
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
         self.inner.forget_keys(limit).await
+    }
+
+    async fn remove_old(
+        &self,
+        rules: &RetentionRules,
+        walk: Walk,
+        limit: usize,
+    ) -> Result<Removal, StoreError> {
+        self.inner.remove_old(rules, walk, limit).await
     }
 
     async fn discard_failed(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {

@@ -126,10 +126,11 @@ impl House {
             routes: Arc::new(Routes::new(Vec::<Route>::new(), QueueName::default_queue())),
             chance: Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(self.seed + number)))),
         };
-        let upkeep = UpkeepConfig { lease: self.lease, keep_failed: None };
+        let upkeep = UpkeepConfig { lease: self.lease, keep_failed: None, ..UpkeepConfig::default() };
         tokio::spawn(Upkeep::new(ports.clone(), upkeep).run(stop.clone()));
         if let Some(name) = worker {
             let config = WorkerConfig {
+                largest_result: application::worker::LARGEST_RESULT,
                 name: WorkerName::new(name)?,
                 queues: vec![QueueName::default_queue()],
                 except: Vec::new(),

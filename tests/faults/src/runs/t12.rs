@@ -211,6 +211,7 @@ fn schedule(number: usize, cadence: Cadence) -> Result<NewSchedule> {
         input: Json::parse("{}").map_err(|error| anyhow::anyhow!("{error}"))?,
         metadata: None,
         limits: Limits::default(),
+        own: Default::default(),
     };
     Ok(NewSchedule {
         tenant: Tenant::default(),
