@@ -1,6 +1,6 @@
 //! Schedules: what their owners do with them. The upkeep of every process fires them ([`crate::upkeep`]).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use domain::{
     Tenant, Timestamp,
@@ -24,6 +24,17 @@ pub struct Schedules {
     tasks: Tasks,
 }
 
+/// What became of the configuration's schedules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// How many are new, or other than before.
+    pub changed: usize,
+    /// How many are gone.
+    pub removed: usize,
+    /// Whose names somebody has used over the API.
+    pub left_alone: Vec<ScheduleName>,
+}
+
 /// A schedule as its owner asks for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScheduleRequest {
@@ -33,6 +44,8 @@ pub struct ScheduleRequest {
     pub catch_up: CatchUp,
     /// What becomes of a tick while the last task runs.
     pub overlap: Overlap,
+    /// How far the starts of its tasks are spread.
+    pub jitter: Duration,
     /// Whether it stands still.
     pub paused: bool,
     /// What it submits at each tick.
@@ -52,7 +65,19 @@ impl Schedules {
         name: ScheduleName,
         request: ScheduleRequest,
     ) -> Result<Put, SubmitError> {
-        let ScheduleRequest { cadence, catch_up, overlap, paused, submission } = request;
+        let spec = self.spec(tenant, name, request, false)?;
+        Ok(self.keep(spec).await?)
+    }
+
+    /// What is kept of a request.
+    fn spec(
+        &self,
+        tenant: &Tenant,
+        name: ScheduleName,
+        request: ScheduleRequest,
+        configured: bool,
+    ) -> Result<NewSchedule, SubmitError> {
+        let ScheduleRequest { cadence, catch_up, overlap, jitter, paused, submission } = request;
         let task = self.tasks.check(tenant, submission)?;
         let template = Template {
             task_type: task.task_type,
@@ -63,8 +88,53 @@ impl Schedules {
             limits: task.limits,
             own: task.own,
         };
-        let spec = NewSchedule { tenant: tenant.clone(), name, cadence, catch_up, overlap, template, paused };
-        Ok(self.keep(spec).await?)
+        let tenant = tenant.clone();
+        Ok(NewSchedule { tenant, name, cadence, catch_up, overlap, jitter, template, paused, configured })
+    }
+
+    /// Brings the schedules that come from the configuration to what it says now; any number of processes may do so. What
+    /// somebody wrote over the API stays as it is, also under a name that the configuration uses, and so does a pause. With
+    /// `whole`, those that it does not name any more are removed.
+    pub async fn reconcile(
+        &self,
+        tenant: &Tenant,
+        wanted: &[(ScheduleName, ScheduleRequest)],
+        whole: bool,
+    ) -> Result<Reconciled, SubmitError> {
+        let mut done = Reconciled::default();
+        for (name, request) in wanted {
+            let spec = self.spec(tenant, name.clone(), request.clone(), true)?;
+            match self.store.schedule(tenant, name).await? {
+                Some(there) if !there.spec.configured => done.left_alone.push(name.clone()),
+                Some(there) => {
+                    let spec = NewSchedule { paused: there.spec.paused, ..spec };
+                    if spec != there.spec {
+                        self.keep(spec).await?;
+                        done.changed += 1;
+                    }
+                }
+                None => {
+                    self.keep(spec).await?;
+                    done.changed += 1;
+                }
+            }
+        }
+        let mut after = None;
+        while whole {
+            let page = self.store.schedules(tenant, after, LARGEST_SCHEDULE_PAGE).await?;
+            let full = page.len() == LARGEST_SCHEDULE_PAGE;
+            after = page.last().map(|schedule| schedule.spec.name.clone());
+            for Schedule { spec: NewSchedule { name, configured, .. }, .. } in page {
+                let named = wanted.iter().any(|(wanted, _)| *wanted == name);
+                if configured && !named && self.store.remove_schedule(tenant, &name).await? {
+                    done.removed += 1;
+                }
+            }
+            if !full {
+                break;
+            }
+        }
+        Ok(done)
     }
 
     /// Lets a schedule stand still, or go on from now; `None` for an unknown one.
@@ -144,6 +214,13 @@ impl Schedules {
         limit: usize,
     ) -> Result<Option<Vec<FiringRecord>>, StoreError> {
         self.store.firings(tenant, name, before, limit.clamp(1, LARGEST_SCHEDULE_PAGE)).await
+    }
+
+    /// The ticks of a cadence after a moment, at most [`MOST_COMING_TICKS`].
+    pub fn ticks(cadence: &Cadence, after: Timestamp, count: usize) -> Vec<Timestamp> {
+        std::iter::successors(cadence.next_after(after), |tick| cadence.next_after(*tick))
+            .take(count.min(MOST_COMING_TICKS))
+            .collect()
     }
 
     /// The next ticks of a schedule, at most [`MOST_COMING_TICKS`]; none while it is paused.

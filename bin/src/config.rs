@@ -17,10 +17,12 @@ use outbound_adapter::OutboundConfig;
 use providers_adapter::LatencyRange;
 
 use queues::read_queues;
+pub use schedules::ConfiguredSchedules;
 pub use values::{parse_duration, parse_size, without_password};
 
 mod outbound;
 mod queues;
+mod schedules;
 mod types;
 mod values;
 mod worker;
@@ -45,7 +47,7 @@ const fn key(name: &'static str, default: &'static str, meaning: &'static str) -
     Key { name, default, meaning, secret: false }
 }
 
-/// Every key. Lists exist in the file only: `[[routes]] pattern = "ai.*" queue = "ai_processing"`, and `[[types]]`.
+/// Every key. Lists exist in the file only: `[[routes]] pattern = "ai.*" queue = "ai_processing"`, `[[types]]`, `[[schedules]]`.
 pub const KEYS: &[Key] = &[
     key(
         "database_url",
@@ -120,6 +122,7 @@ pub const KEYS: &[Key] = &[
     key("shutdown_grace", "10s", "how long a drain waits for running tasks before it gives them back"),
     key("manual_retention", "", "failed tasks are discarded after this long, such as 720h; empty for never"),
     key("retention", "7d", "ended tasks are removed after this long, or never; [[types]] for single types"),
+    key("clean_up", "0 2 * * *", "when the daily clean-up runs: a cron expression in UTC, or never"),
     key("max_input", "1MiB", "the largest input of a task, 422 beyond"),
     key("max_result", "4MiB", "the largest result of a task, which fails beyond"),
     key("demo_crash_aborts", "false", "whether a task of type demo.crash may end its worker process"),
@@ -138,6 +141,7 @@ pub struct Layers {
     routes: Option<Vec<Route>>,
     queues: BTreeMap<QueueName, QueueSettings>,
     types: TypeRules,
+    schedules: schedules::ConfiguredSchedules,
 }
 
 /// What the process was started with.
@@ -201,6 +205,8 @@ pub struct Config {
     pub retention: Retention,
     /// What holds for some types instead of what their code says.
     pub types: TypeRules,
+    /// Schedules that the configuration brings.
+    pub schedules: ConfiguredSchedules,
     /// The largest input, in bytes.
     pub max_input: usize,
     /// The largest result, in bytes.
@@ -285,13 +291,20 @@ impl Layers {
                 self.queues = read_queues(value).with_context(|| format!("in {name}"))?;
                 continue;
             }
+            if found == "schedules" {
+                self.schedules = schedules::read(value).with_context(|| format!("in {name}"))?;
+                continue;
+            }
             if found == "types" {
                 self.types = types::read(value).with_context(|| format!("in {name}"))?;
                 continue;
             }
             let Some(known) = KEYS.iter().find(|key| key.name == found) else {
                 let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
-                bail!("{name}: unknown key {found:?}; known are routes, queues, types, {}", known.join(", "));
+                bail!(
+                    "{name}: unknown key {found:?}; known are routes, queues, types, schedules, {}",
+                    known.join(", ")
+                );
             };
             let value = match value {
                 toml::Value::String(text) => text,
@@ -457,6 +470,8 @@ impl Layers {
                 .transpose()?,
             retention: types::retention(self.text("retention")).map_err(|why| self.bad("retention", why))?,
             types: self.types.clone(),
+            schedules: schedules::with_clean_up(self.schedules.clone(), self.text("clean_up"))
+                .map_err(|why| self.bad("clean_up", why))?,
             max_input: self.size("max_input")?,
             max_result: self.size("max_result")?,
             demo_crash_aborts: self.parse("demo_crash_aborts")?,

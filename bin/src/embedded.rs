@@ -27,6 +27,7 @@ impl Embedded {
         let alone = matches!(config.database, Database::Sqlite(_));
         let wiring = Wiring::connect(&config, alone, types.into_iter().collect()).await?;
         let shutdown = Shutdown::default();
+        wiring.reconcile_schedules(&config, shutdown.drain.clone()).await;
         let mut running = vec![
             tokio::spawn(wiring.upkeep(&config).run(shutdown.drain.clone())),
             tokio::spawn(Worker::new(worker_config(&config), wiring.worker_ports()).run(shutdown.clone())),

@@ -74,6 +74,8 @@ impl Process {
         let stop_api = CancellationToken::new();
         tokio::spawn(listen_to_signals(shutdown.clone()));
 
+        let (schedules, stop) = ((wiring.clone(), config.clone()), shutdown.drain.clone());
+        tokio::spawn(async move { schedules.0.reconcile_schedules(&schedules.1, stop).await });
         let upkeep = tokio::spawn(wiring.upkeep(&config).run(shutdown.drain.clone()));
         let inbox = wiring.inbox(&config).map(|inbox| tokio::spawn(inbox.run(shutdown.drain.clone())));
         let api = if role == Role::Worker {

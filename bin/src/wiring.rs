@@ -1,6 +1,6 @@
 //! Which adapter stands behind which port.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use application::{
@@ -10,22 +10,23 @@ use application::{
     ports::{Chance, InboxStore, Order, Outbound, Signals, Store, TextGenerator},
     queues::Queues,
     registry::{Registry, TaskTypeSpec},
-    schedules::Schedules,
+    schedules::{Reconciled, Schedules},
     task_types::{self, Publishing},
-    tasks::Tasks,
+    tasks::{SubmitError, Tasks},
     upkeep::{Upkeep, UpkeepConfig},
     worker::{WorkerConfig, WorkerPorts},
 };
-use domain::RetentionRules;
+use domain::{RetentionRules, Tenant};
 use http_adapter::{ApiConfig, UseCases};
 use outbound_adapter::HttpOutbound;
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use providers_adapter::{OpenAiConfig, OpenAiGenerator, ProviderTimeouts, Secret, SimulatedGenerator};
 use redis_adapter::{Redis, RedisOptions, RedisOrder, RedisSignals};
 use sqlite_adapter::{SqliteOptions, SqliteStore};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, Database, Provider, without_password},
+    config::{Config, ConfiguredSchedules, Database, Provider, without_password},
     memory,
 };
 
@@ -67,7 +68,9 @@ impl Wiring {
             routes: Arc::clone(&routes),
         };
         let types = task_types::built_in(generator).into_iter().chain(task_types::publishing(&publishing));
-        let types = types.chain([task_types::crash(config.demo_crash_aborts)]).chain(more_types);
+        let clean_up =
+            task_types::clean_up(Arc::clone(&store) as _, retention(config), config.manual_retention);
+        let types = types.chain([task_types::crash(config.demo_crash_aborts), clean_up]).chain(more_types);
         let registry = Arc::new(Registry::new(types)?.with(&config.types)?);
         Ok(Self { ports: WorkerPorts { store, order, signals, registry, routes, chance }, inbox, banner })
     }
@@ -114,10 +117,44 @@ impl Wiring {
 
     /// The upkeep of this process.
     pub fn upkeep(&self, config: &Config) -> Upkeep {
-        let retention = RetentionRules { types: config.types.clone(), otherwise: config.retention };
-        let config = UpkeepConfig { lease: config.lease, keep_failed: config.manual_retention, retention };
-        Upkeep::new(self.ports.clone(), config)
+        let (lease, keep_failed) = (config.lease, config.manual_retention);
+        Upkeep::new(self.ports.clone(), UpkeepConfig { lease, keep_failed, retention: retention(config) })
     }
+
+    /// Brings the configuration's schedules into the store, through outages.
+    pub async fn reconcile_schedules(&self, config: &Config, stop: CancellationToken) {
+        let schedules = Schedules::new(Arc::clone(&self.ports.store), self.tasks(config));
+        let ConfiguredSchedules { list, whole } = &config.schedules;
+        loop {
+            match schedules.reconcile(&Tenant::default(), list, *whole).await {
+                Ok(Reconciled { changed, removed, left_alone }) => {
+                    if changed + removed > 0 {
+                        tracing::info!(changed, removed, "schedules brought to what the configuration says");
+                    }
+                    for name in left_alone {
+                        tracing::debug!(schedule = %name, "kept as it was written over the API, not as configured");
+                    }
+                    return;
+                }
+                Err(SubmitError::Store(error)) => {
+                    tracing::warn!(%error, "the configuration's schedules have to wait");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the configuration's schedules cannot be kept");
+                    return;
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            }
+        }
+    }
+}
+
+/// How long tasks are kept.
+fn retention(config: &Config) -> RetentionRules {
+    RetentionRules { types: config.types.clone(), otherwise: config.retention }
 }
 
 /// How the worker of this configuration behaves.

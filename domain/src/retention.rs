@@ -79,6 +79,17 @@ impl RetentionRules {
         by_type.chain([self.otherwise]).map(Retention::shortest).min().unwrap_or(Duration::MAX)
     }
 
+    /// The same rules with a longest time. What is kept for ever still is.
+    pub fn at_most(mut self, most: Duration) -> Self {
+        let shorter = |retention: &mut Retention| match retention {
+            Retention::For(time) => *time = (*time).min(most),
+            Retention::Forever => {}
+        };
+        self.types.0.iter_mut().filter_map(|(_, defaults)| defaults.retention.as_mut()).for_each(shorter);
+        shorter(&mut self.otherwise);
+        self
+    }
+
     /// What becomes of this task at `now`.
     pub fn judge(&self, record: Record<'_>, now: Timestamp) -> Verdict {
         let Retention::For(kept) = self.of(record.task_type, record.own) else { return Verdict::Leave };

@@ -9,7 +9,9 @@ use std::{str::FromStr, time::Duration};
 use chrono_tz::Tz;
 use croner::Cron;
 
-use crate::{Json, Limits, OwnTerms, Priority, QueueName, TaskId, TaskType, Tenant, Timestamp, name::name};
+use crate::{
+    Json, Limits, OwnTerms, Priority, QueueName, Start, TaskId, TaskType, Tenant, Timestamp, name::name,
+};
 
 name!(
     /// What people call a schedule: 1–64 ASCII letters, digits, `_`, `-`, `.`.
@@ -233,10 +235,40 @@ pub struct NewSchedule {
     pub catch_up: CatchUp,
     /// What becomes of a tick while the last task runs.
     pub overlap: Overlap,
+    /// Each task starts up to so long after its tick: see [`NewSchedule::start_of`].
+    pub jitter: Duration,
     /// What it submits.
     pub template: Template,
     /// Whether it stands still. Ticks that pass meanwhile are forgotten.
     pub paused: bool,
+    /// Whether it comes from the configuration, which may change and remove it then. What somebody writes over the API
+    /// does not.
+    pub configured: bool,
+}
+
+impl NewSchedule {
+    /// The longest jitter: a day.
+    pub const LONGEST_JITTER: Duration = Duration::from_secs(24 * 3600);
+
+    /// When the task of this tick starts: at once, or within the jitter, always at the same moment for the same tick, so
+    /// that it does not matter who fires it. Tasks of many schedules that share their ticks are spread by it.
+    pub fn start_of(&self, tick: Timestamp) -> Start {
+        let most = i64::try_from(self.jitter.as_millis()).unwrap_or(i64::MAX);
+        if most == 0 {
+            return Start::Now;
+        }
+        // FNV-1a, <http://www.isthe.com/chongo/tech/comp/fnv/>, with the finalizer of SplitMix64.
+        let name = self.tenant.as_str().bytes().chain([0]).chain(self.name.as_str().bytes());
+        let bytes = name.chain(tick.timestamp_micros().to_be_bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let after = (hash ^ (hash >> 31)) % most.unsigned_abs();
+        let after =
+            chrono::TimeDelta::try_milliseconds(i64::try_from(after).unwrap_or(0)).unwrap_or_default();
+        Start::At(tick.checked_add_signed(after).unwrap_or(tick))
+    }
 }
 
 /// A schedule as it is kept.

@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod clients;
+mod documents;
 mod faults;
 mod layers;
 mod openapi;

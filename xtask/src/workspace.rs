@@ -41,6 +41,11 @@ impl Workspace {
         self.root.join("docs/openapi.json")
     }
 
+    /// The page with everything on it.
+    pub(crate) fn reference(&self) -> PathBuf {
+        self.root.join("docs/reference.md")
+    }
+
     /// Where the packages of the client tests are described.
     pub(crate) fn clients(&self) -> PathBuf {
         self.root.join("tests/clients")

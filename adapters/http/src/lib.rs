@@ -36,6 +36,7 @@ use poem::{
 use poem_openapi::OpenApiService;
 
 pub use api::UseCases;
+pub use scheduling::read_configured_schedule;
 pub use server::serve;
 
 /// How the API behaves.

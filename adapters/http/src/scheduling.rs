@@ -1,7 +1,9 @@
 //! The body of a schedule.
 
+use std::time::Duration;
+
 use application::schedules::ScheduleRequest;
-use domain::schedule::{Cadence, CatchUp, Overlap};
+use domain::schedule::{Cadence, CatchUp, NewSchedule, Overlap};
 use poem_openapi::Object;
 
 use crate::{
@@ -35,6 +37,9 @@ pub(crate) struct ScheduleBody {
     catch_up: Option<CatchUpView>,
     /// What becomes of a tick while the last task has not ended; `allow` unless said otherwise.
     overlap: Option<OverlapView>,
+    /// Each task starts up to so many seconds after its tick, always as late for the same tick; 0 unless said otherwise.
+    #[oai(validator(minimum(value = "0"), maximum(value = "86400")))]
+    jitter_seconds: Option<f64>,
     /// Whether it stands still.
     paused: Option<bool>,
     /// What it submits at each tick.
@@ -103,6 +108,7 @@ impl poem_openapi::types::Example for ScheduleBody {
             starting_at: None,
             catch_up: Some(CatchUpView::Skip),
             overlap: Some(OverlapView::Allow),
+            jitter_seconds: None,
             paused: Some(false),
             task,
         }
@@ -115,6 +121,7 @@ pub(crate) fn read(text: &str, now: domain::Timestamp) -> Result<ScheduleRequest
         let cadence = read_cadence(fields, now);
         let catch_up = read_word(fields, "catch_up", CatchUp::parse, CatchUp::ALL.iter().map(|c| c.as_str()));
         let overlap = read_word(fields, "overlap", Overlap::parse, Overlap::ALL.iter().map(|o| o.as_str()));
+        let jitter = read_jitter(fields);
         let paused = fields.take("paused", "true or false").unwrap_or(false);
         let has_task = fields.has("task");
         let submission = fields.object("task", "task.", read_work);
@@ -127,10 +134,53 @@ pub(crate) fn read(text: &str, now: domain::Timestamp) -> Result<ScheduleRequest
             cadence: cadence?,
             catch_up: catch_up.unwrap_or_default(),
             overlap: overlap.unwrap_or_default(),
+            jitter,
             paused,
             submission: submission?,
         })
     })
+}
+
+/// Reads when a schedule would be due, from the parameters of a query.
+pub(crate) fn read_ticks(
+    parameters: &[(&str, Option<String>)],
+    now: domain::Timestamp,
+) -> Result<Cadence, ApiError> {
+    let given = parameters.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
+    let fields: serde_json::Map<String, serde_json::Value> = given
+        .map(|(name, value)| {
+            // In a query everything is text; what is no number is told so by its field.
+            let number = value.parse().ok().filter(|_| name == "every_seconds");
+            let number = number.and_then(serde_json::Number::from_f64).map(serde_json::Value::Number);
+            (name.to_owned(), number.unwrap_or_else(|| value.clone().into()))
+        })
+        .collect();
+    read_body(&serde_json::Value::Object(fields).to_string(), |fields| read_cadence(fields, now))
+}
+
+/// A schedule as it stands in a configuration: the fields of a request. Says all that is wrong with it.
+pub fn read_configured_schedule(text: &str) -> Result<ScheduleRequest, String> {
+    // An interval counts from a moment that every process knows.
+    read(text, domain::Timestamp::UNIX_EPOCH).map_err(|error| match error {
+        ApiError::Invalid(problem) => {
+            let wrong = problem.0.errors.iter().map(|wrong| format!("{}: {}", wrong.field, wrong.message));
+            wrong.collect::<Vec<_>>().join("; ")
+        }
+        _ => "it cannot be read".to_owned(),
+    })
+}
+
+fn read_jitter(fields: &mut Fields<'_>) -> Duration {
+    let Some(seconds) = fields.take::<f64>("jitter_seconds", "a number of seconds") else {
+        return Duration::ZERO;
+    };
+    let jitter = Duration::try_from_secs_f64(seconds).ok().filter(|it| *it <= NewSchedule::LONGEST_JITTER);
+    if jitter.is_none() {
+        let most = NewSchedule::LONGEST_JITTER.as_secs();
+        fields.refuse("jitter_seconds", format!("{seconds} is not between 0 and {most}"));
+    }
+    // The stores keep whole milliseconds.
+    Duration::from_millis(jitter.map_or(0, |jitter| u64::try_from(jitter.as_millis()).unwrap_or(0)))
 }
 
 fn read_cadence(fields: &mut Fields<'_>, now: domain::Timestamp) -> Option<Cadence> {
@@ -214,6 +264,7 @@ mod tests {
             (r#"{"cron":"0 2 * * *","every_seconds":5,"task":{"prompt":"x"}}"#, vec!["every_seconds"]),
             (r#"{"every_seconds":0.5,"task":{"prompt":"x"}}"#, vec!["every_seconds"]),
             (r#"{"every_seconds":5,"time_zone":"UTC","task":{"prompt":"x"}}"#, vec!["time_zone"]),
+            (r#"{"every_seconds":5,"jitter_seconds":90000,"task":{"prompt":"x"}}"#, vec!["jitter_seconds"]),
             (r#"{"every_seconds":5,"overlap":"never","task":{"prompt":"x"}}"#, vec!["overlap"]),
             (r#"{"every_seconds":5,"task":{"prompt":"x","retry":{"on":["x"]}}}"#, vec!["task.retry.on"]),
             (

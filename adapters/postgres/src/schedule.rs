@@ -28,7 +28,8 @@ impl Operation for PutSchedule {
     type Output = Put;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Put, Fault> {
-        let NewSchedule { tenant, name, cadence, catch_up, overlap, template, paused } = &self.spec;
+        let NewSchedule { tenant, name, cadence, catch_up, overlap, jitter, template, paused, configured } =
+            &self.spec;
         let (cron, zone, every, from) = match cadence {
             Cadence::Cron { expression, zone } => (Some(expression.as_str()), Some(zone.name()), None, None),
             Cadence::Every { interval, from } => {
@@ -40,16 +41,17 @@ impl Operation for PutSchedule {
         let row = sqlx::query(
             "INSERT INTO schedule AS s (next_tick, created_at, updated_at, every_ms, every_from, cron, time_zone,
                 soft_time_limit, time_limit, max_attempts, priority, paused, catch_up, overlap, tenant, name, task_type,
-                queue, input, metadata, retry, keep_for)
+                queue, input, metadata, retry, keep_for, jitter_ms, configured)
              VALUES ($2, coalesce($1, now()), coalesce($1, now()), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-                $16, $17, $18, $19, $20, $21)
+                $16, $17, $18, $19, $20, $21, $22, $23)
              ON CONFLICT (tenant, name) DO UPDATE SET revision = s.revision + 1, next_tick = excluded.next_tick,
                 updated_at = excluded.updated_at, every_ms = excluded.every_ms, every_from = excluded.every_from,
                 cron = excluded.cron, time_zone = excluded.time_zone, soft_time_limit = excluded.soft_time_limit,
                 time_limit = excluded.time_limit, max_attempts = excluded.max_attempts, priority = excluded.priority,
                 paused = excluded.paused, catch_up = excluded.catch_up, overlap = excluded.overlap,
                 task_type = excluded.task_type, queue = excluded.queue, input = excluded.input,
-                metadata = excluded.metadata, retry = excluded.retry, keep_for = excluded.keep_for
+                metadata = excluded.metadata, retry = excluded.retry, keep_for = excluded.keep_for,
+                jitter_ms = excluded.jitter_ms, configured = excluded.configured
              RETURNING s.*, xmax = 0 AS created",
         )
         .bind(self.clock.bind())
@@ -73,6 +75,8 @@ impl Operation for PutSchedule {
         .bind(template.metadata.as_ref().map(Json::as_str))
         .bind(rows::retry_text(&template.own))
         .bind(template.own.keep_for.map(micros))
+        .bind(Some(i64::try_from(jitter.as_millis()).unwrap_or(i64::MAX)).filter(|millis| *millis > 0))
+        .bind(configured)
         .fetch_one(connection)
         .await?;
         let schedule = read_schedule(&row)?;
@@ -171,7 +175,9 @@ fn read_spec(row: &PgRow) -> Result<NewSchedule, Fault> {
             limits: rows::limits(row)?,
             own: rows::own_terms(row)?,
         },
+        jitter: Duration::from_millis(field::<Option<i64>>(row, "jitter_ms")?.unwrap_or(0).unsigned_abs()),
         paused: field(row, "paused")?,
+        configured: field::<Option<bool>>(row, "configured")?.unwrap_or(false),
     })
 }
 

@@ -33,17 +33,19 @@ impl Change for PutSchedule {
         const SQL: &str = "
             INSERT INTO schedule (tenant, name, next_tick, every_ms, every_from, cron, time_zone, catch_up, overlap,
                 paused, type, queue, priority, input, metadata, max_attempts, soft_time_limit, time_limit, retry,
-                keep_for, created_at, updated_at)
-            VALUES (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?1, ?1)
+                keep_for, jitter_ms, configured, created_at, updated_at)
+            VALUES (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?1, ?1)
             ON CONFLICT (tenant, name) DO UPDATE SET revision = revision + 1, next_tick = excluded.next_tick,
                 every_ms = excluded.every_ms, every_from = excluded.every_from, cron = excluded.cron,
                 time_zone = excluded.time_zone, catch_up = excluded.catch_up, overlap = excluded.overlap,
                 paused = excluded.paused, type = excluded.type, queue = excluded.queue, priority = excluded.priority,
                 input = excluded.input, metadata = excluded.metadata, max_attempts = excluded.max_attempts,
                 soft_time_limit = excluded.soft_time_limit, time_limit = excluded.time_limit,
-                retry = excluded.retry, keep_for = excluded.keep_for, updated_at = excluded.updated_at
+                retry = excluded.retry, keep_for = excluded.keep_for, jitter_ms = excluded.jitter_ms,
+                configured = excluded.configured, updated_at = excluded.updated_at
             RETURNING *";
-        let NewSchedule { tenant, name, cadence, catch_up, overlap, template, paused } = &self.spec;
+        let NewSchedule { tenant, name, cadence, catch_up, overlap, jitter, template, paused, configured } =
+            &self.spec;
         let (cron, zone, every, from) = match cadence {
             Cadence::Cron { expression, zone } => (Some(expression.as_str()), Some(zone.name()), None, None),
             Cadence::Every { interval, from } => {
@@ -73,6 +75,8 @@ impl Change for PutSchedule {
             .bind(micros(template.limits.time_limit))
             .bind(template.own.retry.as_ref().map(|policy| RetryTerms::from(policy).to_text()))
             .bind(template.own.keep_for.map(micros))
+            .bind(Some(i64::try_from(jitter.as_millis()).unwrap_or(i64::MAX)).filter(|millis| *millis > 0))
+            .bind(configured)
             .fetch_one(&mut *write.conn)
             .await
             .map_err(store_error)?;
@@ -168,6 +172,8 @@ pub(crate) struct ScheduleRow {
     time_limit: i64,
     retry: Option<String>,
     keep_for: Option<i64>,
+    jitter_ms: Option<i64>,
+    configured: Option<bool>,
     created_at: i64,
     updated_at: i64,
 }
@@ -200,8 +206,10 @@ impl ScheduleRow {
                 .ok_or_else(|| unreadable("what becomes of missed ticks", &self.catch_up))?,
             overlap: Overlap::parse(&self.overlap)
                 .ok_or_else(|| unreadable("what becomes of overlapping ticks", &self.overlap))?,
+            jitter: Duration::from_millis(self.jitter_ms.unwrap_or(0).unsigned_abs()),
             template,
             paused: self.paused,
+            configured: self.configured.unwrap_or(false),
         };
         Ok(Schedule {
             id: ScheduleId(self.id),

@@ -34,6 +34,7 @@ fn request(task_type: &str, overlap: Overlap) -> ScheduleRequest {
         cadence: Cadence::cron("* * * * *", "UTC").expect("a cadence"),
         catch_up: CatchUp::Skip,
         overlap,
+        jitter: Duration::ZERO,
         paused: false,
         submission: Submission::new(TaskType::new(task_type).expect("a type"), input),
     }
@@ -133,4 +134,34 @@ async fn what_a_schedule_submits_is_checked_when_it_is_made() {
     let refused =
         product.schedules().put(&Tenant::default(), name(), request("demo.qick", Overlap::Allow)).await;
     assert!(matches!(refused, Err(SubmitError::Invalid(_))), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedules_of_the_configuration_are_kept_changed_and_removed_and_others_left_alone() {
+    let product = product();
+    let schedules = product.schedules();
+    let tenant = Tenant::default();
+    let called = |text: &str| ScheduleName::new(text).expect("a name");
+    let quick = |overlap| request("demo.quick", overlap);
+    schedules.put(&tenant, called("mine"), quick(Overlap::Allow)).await.expect("kept");
+    let wanted = [
+        (called("a"), quick(Overlap::Allow)),
+        (called("b"), quick(Overlap::Allow)),
+        (called("mine"), quick(Overlap::Skip)),
+    ];
+    let done = schedules.reconcile(&tenant, &wanted, true).await.expect("reconciled");
+    assert_eq!((done.changed, done.removed, done.left_alone), (2, 0, vec![called("mine")]));
+    let again = schedules.reconcile(&tenant, &wanted, true).await.expect("reconciled");
+    assert_eq!((again.changed, again.removed), (0, 0), "nothing has changed");
+    schedules.pause(&tenant, &called("a"), true).await.expect("paused");
+
+    let wanted = [(called("a"), quick(Overlap::Queue))];
+    let partly = schedules.reconcile(&tenant, &wanted, false).await.expect("reconciled");
+    assert_eq!((partly.changed, partly.removed), (1, 0));
+    let done = schedules.reconcile(&tenant, &wanted, true).await.expect("reconciled");
+    assert_eq!((done.changed, done.removed), (0, 1));
+    let left = schedules.list(&tenant, None, 10).await.expect("listed");
+    let left: Vec<_> =
+        left.iter().map(|it| (it.spec.name.as_str(), it.spec.overlap, it.spec.paused)).collect();
+    assert_eq!(left, [("a", Overlap::Queue, true), ("mine", Overlap::Allow, false)], "the pause stays");
 }

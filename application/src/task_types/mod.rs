@@ -3,6 +3,7 @@
 
 mod article;
 mod calculation;
+mod clean_up;
 mod crash;
 mod debug;
 mod echo;
@@ -16,6 +17,7 @@ mod webhook;
 use std::sync::Arc;
 
 pub use article::{ARTICLE_TYPE, ArticleInput};
+pub use clean_up::{CLEAN_UP_TYPE, clean_up};
 pub use crash::crash;
 pub use publish::Publishing;
 pub use text_generation::{DEFAULT_MODEL, TextGenerationInput};

@@ -2,7 +2,7 @@
 //! first plan only.
 
 use domain::{
-    Json, NewTask, Priority, QueueName, Start, Suspicion, Timestamp,
+    Json, NewTask, Priority, QueueName, Suspicion, Timestamp,
     schedule::{NewSchedule, Plan, plan},
 };
 use serde_json::{Map, Value};
@@ -35,8 +35,8 @@ pub(super) async fn fire_due(ports: &WorkerPorts, limit: usize) -> Result<usize,
             ticks += receipts.len() + skipped_ticks;
             let (queue, priority): (&QueueName, Priority) =
                 (&schedule.spec.template.queue, schedule.spec.template.priority);
-            let waiting: Vec<Waiting> = receipts
-                .iter()
+            let started = receipts.iter().filter(|receipt| receipt.run_at.is_none());
+            let waiting: Vec<Waiting> = started
                 .map(|receipt| Waiting {
                     id: receipt.id,
                     queue: queue.clone(),
@@ -64,7 +64,7 @@ fn task_of(schedule: &NewSchedule, tick: Timestamp) -> NewTask {
         priority: template.priority,
         input: template.input.clone(),
         metadata: Json::from_value(&notes).ok(),
-        start: Start::Now,
+        start: schedule.start_of(tick),
         expires_at: None,
         limits: template.limits,
         own: template.own.clone(),

@@ -28,7 +28,18 @@ fn schedule(catch_up: CatchUp, overlap: Overlap, every: u64) -> Schedule {
     };
     let name = ScheduleName::new("clean-up").expect("a name");
     let tenant = Tenant::default();
-    let spec = NewSchedule { tenant, name, cadence, catch_up, overlap, template, paused: false };
+    let jitter = Duration::ZERO;
+    let spec = NewSchedule {
+        tenant,
+        name,
+        cadence,
+        catch_up,
+        overlap,
+        jitter,
+        template,
+        paused: false,
+        configured: false,
+    };
     Schedule {
         id: ScheduleId(1),
         spec,
@@ -215,4 +226,23 @@ proptest! {
         prop_assert!(second > first);
         prop_assert_eq!(cadence.next_after(second - seconds(1)), Some(second));
     }
+}
+
+#[test]
+fn jitter_spreads_ticks_and_is_the_same_for_everybody() {
+    let plain = schedule(CatchUp::Skip, Overlap::Allow, 60).spec;
+    assert_eq!(plain.start_of(start()), crate::Start::Now);
+    let jitter = Duration::from_secs(30);
+    let spread = NewSchedule { jitter, ..plain };
+    let other = NewSchedule { name: ScheduleName::new("other").expect("a name"), ..spread.clone() };
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..200 {
+        let tick = start() + seconds(60 * n);
+        let crate::Start::At(at) = spread.start_of(tick) else { panic!("no moment") };
+        assert!(at >= tick && at < tick + jitter, "{at} of {tick}");
+        assert_eq!(spread.clone().start_of(tick), crate::Start::At(at), "whoever asks");
+        assert_ne!(other.start_of(tick), crate::Start::At(at), "another schedule starts at another moment");
+        seen.insert(at - tick);
+    }
+    assert!(seen.len() > 150, "{} different moments", seen.len());
 }

@@ -1,5 +1,7 @@
 //! Schedules: kept under their names, and each plan written once.
 
+use std::time::Duration;
+
 use application::ports::{Fired, Firing, FiringRecord, Put};
 use domain::{
     NewTask, OwnTerms, RetryPolicy, Status, Tenant, Timestamp,
@@ -33,7 +35,9 @@ fn spec(called: &str, from: Timestamp) -> NewSchedule {
             limits,
             own,
         },
+        jitter: SECOND * 7,
         paused: false,
+        configured: true,
     }
 }
 
@@ -67,6 +71,8 @@ pub async fn schedules_are_kept_under_their_names(harness: &dyn Harness) {
     let (store, start) = (harness.store(), now(harness).await);
     let nightly = NewSchedule {
         cadence: Cadence::cron("0 2 * * MON-FRI", "Europe/Berlin").expect("a cadence"),
+        jitter: Duration::ZERO,
+        configured: false,
         ..spec("b", start)
     };
     let Ok(Put::Created(created)) = store.put_schedule(&nightly, Some(start)).await else { panic!("new") };

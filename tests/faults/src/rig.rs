@@ -94,7 +94,8 @@ impl Rig {
             base,
             database: Database::Sqlite(folder.path().join("tasks.db")),
             lease,
-            settings: Vec::new(),
+            // The histories know the rig's own tasks only.
+            settings: vec![("CLEAN_UP".to_owned(), "never".to_owned())],
             ports: vec![free_port()],
             postgres: None,
             redis: None,

@@ -1,6 +1,10 @@
 //! Schedules.
 
-use application::{ports::Put, tasks::Admission};
+use application::{
+    ports::Put,
+    schedules::{MOST_COMING_TICKS, Schedules},
+    tasks::Admission,
+};
 use domain::{
     Tenant, Timestamp,
     schedule::{Schedule, ScheduleName},
@@ -17,7 +21,7 @@ use crate::{
     scheduling::{self, ScheduleBody},
     views::{
         TaskView,
-        schedules::{FiringListView, FiringView, ScheduleListView, ScheduleView},
+        schedules::{FiringListView, FiringView, ScheduleListView, ScheduleView, TickListView},
     },
 };
 
@@ -171,6 +175,55 @@ impl SchedulesApi {
         }
     }
 
+    /// The coming ticks of a schedule
+    ///
+    /// None while it stands still.
+    #[oai(path = "/schedules/:name/next", method = "get", operation_id = "next_ticks")]
+    async fn next(
+        &self,
+        /// What it is called.
+        #[oai(validator(pattern = "^[A-Za-z0-9_.-]{1,64}$"))]
+        name: Path<String>,
+        /// How many at most: 1 to 100, 5 unless said otherwise.
+        count: Query<Option<String>>,
+    ) -> Result<JsonAnswer<TickListView>, ApiError> {
+        let count = read_count(count.0.as_deref())?;
+        let found = self.0.schedules()?.read(&Tenant::default(), &known(&name.0)?).await?;
+        let schedule = found.ok_or_else(|| unknown(&name.0))?;
+        let ticks = Schedules::coming(&schedule, count);
+        Ok(JsonAnswer(TickListView::new(&schedule.spec.cadence, ticks)))
+    }
+
+    /// When a schedule would be due
+    ///
+    /// The ticks of a cron expression, or of an interval, without a schedule: for looking before one is made.
+    #[oai(path = "/schedule-ticks", method = "get", operation_id = "preview_ticks")]
+    async fn preview(
+        &self,
+        /// A cron expression: five fields, or six with seconds in front.
+        cron: Query<Option<String>>,
+        /// The time zone on whose clock it is read; `UTC` unless said otherwise.
+        time_zone: Query<Option<String>>,
+        /// Instead of `cron`: seconds between two ticks.
+        every_seconds: Query<Option<String>>,
+        /// From when on they are counted; now unless said otherwise.
+        starting_at: Query<Option<String>>,
+        /// How many at most: 1 to 100, 5 unless said otherwise.
+        count: Query<Option<String>>,
+    ) -> Result<JsonAnswer<TickListView>, ApiError> {
+        let count = read_count(count.0.as_deref())?;
+        let now = self.0.schedules()?.now().await?;
+        let parameters = [
+            ("cron", cron.0),
+            ("time_zone", time_zone.0),
+            ("every_seconds", every_seconds.0),
+            ("starting_at", starting_at.0),
+        ];
+        let cadence = scheduling::read_ticks(&parameters, now)?;
+        let ticks = Schedules::ticks(&cadence, now, count);
+        Ok(JsonAnswer(TickListView::new(&cadence, ticks)))
+    }
+
     /// What became of a schedule's ticks
     ///
     /// The latest first, for 30 days: the task that each submitted, or why it was skipped.
@@ -203,6 +256,14 @@ impl SchedulesApi {
         let next_cursor = last.map(|record| record.tick().timestamp_micros().to_string());
         Ok(JsonAnswer(FiringListView { items: found.iter().map(FiringView::from).collect(), next_cursor }))
     }
+}
+
+fn read_count(text: Option<&str>) -> Result<usize, ApiError> {
+    let count = text.map_or(Some(5), |text| text.parse().ok());
+    count.filter(|count| (1..=MOST_COMING_TICKS).contains(count)).ok_or_else(|| {
+        let message = format!("it is not a whole number from 1 to {MOST_COMING_TICKS}");
+        ApiError::invalid(vec![FieldError::new("count", message)])
+    })
 }
 
 /// A text that is no name is the name of no schedule.

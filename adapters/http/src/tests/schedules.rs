@@ -66,3 +66,31 @@ async fn what_cannot_run_is_not_scheduled() {
         assert_eq!(refused["errors"][0]["field"], field);
     }
 }
+
+#[tokio::test]
+async fn coming_ticks_are_told_before_and_after_a_schedule_is_made() {
+    let client = client();
+    let ask = async |path: &str| {
+        client.get(format!("/api/v1{path}")).send().await.json().await.value().deserialize::<Value>()
+    };
+    let preview = ask("/schedule-ticks?cron=0%202%20*%20*%20*&time_zone=Europe/Berlin&count=2").await;
+    let expected = json!(["2027-01-16T01:00:00.000000Z", "2027-01-17T01:00:00.000000Z"]);
+    assert_eq!((&preview["items"], &preview["description"]), (&expected, &json!("At 02:00.")), "{preview}");
+    let often = ask("/schedule-ticks?every_seconds=90&count=3").await;
+    assert_eq!(often["items"].as_array().map(Vec::len), Some(3), "{often}");
+    let nightly = json!({ "cron": "0 2 * * *", "jitter_seconds": 60, "task": { "prompt": "Hi" } });
+    let made: Value = put(&client, "nightly", nightly).await.json().await.value().deserialize();
+    assert_eq!((&made["jitter_seconds"], &made["configured"]), (&json!(60.0), &json!(false)));
+    assert_eq!(ask("/schedules/nightly/next?count=7").await["items"].as_array().map(Vec::len), Some(7));
+    for (path, field) in [
+        ("/schedule-ticks", "cron"),
+        ("/schedule-ticks?cron=soon", "cron"),
+        ("/schedule-ticks?every_seconds=often", "every_seconds"),
+        ("/schedule-ticks?cron=0%202%20*%20*%20*&time_zone=Berlin", "time_zone"),
+        ("/schedules/nightly/next?count=0", "count"),
+    ] {
+        let answer = client.get(format!("/api/v1{path}")).send().await;
+        let refused = problem(answer, StatusCode::UNPROCESSABLE_ENTITY).await;
+        assert_eq!(refused["errors"][0]["field"], field, "{path}");
+    }
+}

@@ -80,8 +80,12 @@ pub(crate) struct ScheduleView {
     catch_up: CatchUpView,
     /// What becomes of a tick while the last task runs.
     overlap: OverlapView,
+    /// Each task starts up to so many seconds after its tick.
+    jitter_seconds: f64,
     /// Whether it stands still.
     paused: bool,
+    /// Whether it comes from the configuration.
+    configured: bool,
     /// What it submits.
     task: ScheduledTaskView,
     /// The next ticks; none while it stands still.
@@ -137,7 +141,6 @@ impl From<&Schedule> for ScheduleView {
             Cadence::Every { interval, from } => (None, None, Some(interval.as_secs_f64()), Some(*from)),
         };
         let template = &spec.template;
-        let tick = |tick: DateTime<Utc>| tick.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
         Self {
             name: spec.name.to_string(),
             cron,
@@ -146,7 +149,9 @@ impl From<&Schedule> for ScheduleView {
             starting_at,
             catch_up: spec.catch_up.into(),
             overlap: spec.overlap.into(),
+            jitter_seconds: spec.jitter.as_secs_f64(),
             paused: spec.paused,
+            configured: spec.configured,
             task: ScheduledTaskView {
                 task_type: template.task_type.to_string(),
                 queue: template.queue.to_string(),
@@ -159,12 +164,36 @@ impl From<&Schedule> for ScheduleView {
                 retry: template.own.retry.as_ref().map(RetryView::from),
                 retention_seconds: template.own.keep_for.map(|kept| kept.as_secs_f64()),
             },
-            next_ticks: Schedules::coming(schedule, COMING).into_iter().map(tick).collect(),
+            next_ticks: Schedules::coming(schedule, COMING).into_iter().map(shown).collect(),
             last_tick: schedule.last_tick,
             last_task_id: schedule.last_task.map(|task| task.0),
             created_at: schedule.created_at,
             updated_at: schedule.updated_at,
         }
+    }
+}
+
+fn shown(tick: DateTime<Utc>) -> String {
+    tick.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+}
+
+/// Coming ticks.
+#[derive(Debug, Object, Serialize)]
+#[oai(rename = "TickList")]
+pub(crate) struct TickListView {
+    /// In words, where they go by a cron expression.
+    pub(crate) description: Option<String>,
+    /// The ticks, the next one first.
+    pub(crate) items: Vec<String>,
+}
+
+impl TickListView {
+    pub(crate) fn new(cadence: &Cadence, ticks: Vec<DateTime<Utc>>) -> Self {
+        let description = match cadence {
+            Cadence::Cron { expression, .. } => Some(expression.describe()),
+            Cadence::Every { .. } => None,
+        };
+        Self { description, items: ticks.into_iter().map(shown).collect() }
     }
 }
 

@@ -7,7 +7,33 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::time::Instant;
 
-on_both_bases!(each_tick_submits_one_task_also_across_a_restart);
+on_both_bases!(
+    each_tick_submits_one_task_also_across_a_restart,
+    mission_scheduled_the_daily_clean_up_is_a_schedule_and_reports_numbers,
+);
+
+async fn mission_scheduled_the_daily_clean_up_is_a_schedule_and_reports_numbers(base: Base) {
+    let product = base.setup().workers(2).start().await;
+    let api = product.api();
+    let deadline = Instant::now() + PATIENCE;
+    while api.send(Method::GET, "/schedules/clean-up", None).await.status != 200 {
+        assert!(Instant::now() < deadline, "the built-in schedule does not appear");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let built_in = api.get("/schedules/clean-up").await;
+    assert_eq!((&built_in["cron"], &built_in["configured"]), (&json!("0 2 * * *"), &json!(true)));
+    assert_eq!(built_in["task"]["type"], "upkeep.clean_up");
+    assert_eq!(api.get("/schedules/clean-up/next?count=3").await["items"].as_array().map(Vec::len), Some(3));
+    let triggered = api.send(Method::POST, "/schedules/clean-up/trigger", None).await.body;
+    let report = api.completed(e2e_tests::api::id(&triggered)).await["result"].clone();
+    assert_eq!(
+        (&report["removed"], &report["by_status"]),
+        (&json!(0), &json!({})),
+        "nothing is a week old: {report}"
+    );
+    let paused = api.send(Method::POST, "/schedules/clean-up/pause", None).await.body;
+    assert_eq!((&paused["paused"], &paused["configured"]), (&json!(true), &json!(true)));
+}
 
 async fn each_tick_submits_one_task_also_across_a_restart(base: Base) {
     let mut product = base.setup().workers(2).start().await;

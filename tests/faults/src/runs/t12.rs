@@ -220,7 +220,9 @@ fn schedule(number: usize, cadence: Cadence) -> Result<NewSchedule> {
         catch_up: CatchUp::All,
         overlap: Overlap::Allow,
         template,
+        jitter: Duration::ZERO,
         paused: false,
+        configured: false,
     })
 }
 
