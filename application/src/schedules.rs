@@ -119,22 +119,33 @@ impl Schedules {
                 }
             }
         }
-        let mut after = None;
-        while whole {
+        if whole {
+            done.removed = self.remove_unnamed(tenant, wanted).await?;
+        }
+        Ok(done)
+    }
+
+    /// Removes the schedules of the configuration that it does not name any more; answers how many.
+    async fn remove_unnamed(
+        &self,
+        tenant: &Tenant,
+        wanted: &[(ScheduleName, ScheduleRequest)],
+    ) -> Result<usize, StoreError> {
+        let (mut removed, mut after) = (0, None);
+        loop {
             let page = self.store.schedules(tenant, after, LARGEST_SCHEDULE_PAGE).await?;
             let full = page.len() == LARGEST_SCHEDULE_PAGE;
             after = page.last().map(|schedule| schedule.spec.name.clone());
             for Schedule { spec: NewSchedule { name, configured, .. }, .. } in page {
                 let named = wanted.iter().any(|(wanted, _)| *wanted == name);
                 if configured && !named && self.store.remove_schedule(tenant, &name).await? {
-                    done.removed += 1;
+                    removed += 1;
                 }
             }
             if !full {
-                break;
+                return Ok(removed);
             }
         }
-        Ok(done)
     }
 
     /// Lets a schedule stand still, or go on from now; `None` for an unknown one.

@@ -63,12 +63,14 @@ pub fn clean_up(
                     let Some(reached) = step.reached else { break };
                     at = reached;
                 }
-                while let Some(age) = keep_failed {
-                    let count = store.discard_failed(age, STEP).await.map_err(unavailable)?;
-                    *removed.entry(Status::from(End::Failed).as_str()).or_default() += count;
-                    total += count as u64;
-                    if count < STEP {
-                        break;
+                if let Some(age) = keep_failed {
+                    loop {
+                        let count = store.discard_failed(age, STEP).await.map_err(unavailable)?;
+                        *removed.entry(Status::from(End::Failed).as_str()).or_default() += count;
+                        total += count as u64;
+                        if count < STEP {
+                            break;
+                        }
                     }
                 }
                 let mut keys = 0;
