@@ -406,13 +406,6 @@ impl Layers {
         parse_duration(self.text(name)).map_err(|why| self.bad(name, why))
     }
 
-    /// A size of a document, from 1 kB to what one statement can carry.
-    fn size(&self, name: &str) -> Result<usize> {
-        let bytes = parse_size(self.text(name)).map_err(|why| self.bad(name, why))?;
-        let bytes = usize::try_from(bytes).ok().filter(|bytes| (1_000..=64 << 20).contains(bytes));
-        bytes.ok_or_else(|| self.bad(name, "not between 1KB and 64MiB"))
-    }
-
     /// Checks everything.
     pub fn config(&self) -> Result<Config> {
         let fallback = self.parse::<QueueName>("default_queue")?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use domain::{Defaults, Limits, Pattern, Retention, RetryTerms, TypeRules};
 
-use super::parse_duration;
+use super::{Layers, parse_duration, parse_size};
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +62,15 @@ pub(super) fn retention(text: &str) -> Result<Retention, String> {
         return Err(format!("{text:?} is not above 0 and at most ten years"));
     }
     Ok(Retention::For(time))
+}
+
+impl Layers {
+    /// A size of a document, from 1 kB to what one statement can carry.
+    pub(super) fn size(&self, name: &str) -> Result<usize> {
+        let bytes = parse_size(self.text(name)).map_err(|why| self.bad(name, why))?;
+        let bytes = usize::try_from(bytes).ok().filter(|bytes| (1_000..=64 << 20).contains(bytes));
+        bytes.ok_or_else(|| self.bad(name, "not between 1KB and 64MiB"))
+    }
 }
 
 #[cfg(test)]
