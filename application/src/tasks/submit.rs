@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use domain::{
-    Defaults, Idempotency, Json, LimitOverrides, Limits, NewTask, OwnTerms, Priority, QueueName, Retention,
-    Start, Status, Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
+    Idempotency, Json, LimitOverrides, Limits, NewTask, OwnTerms, Priority, QueueName, Retention, Start,
+    Status, Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
 };
 
 use super::Tasks;
