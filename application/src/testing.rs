@@ -123,7 +123,6 @@ impl Product {
     ) -> (Shutdown, JoinHandle<()>) {
         let shutdown = Shutdown::default();
         let mut config = WorkerConfig {
-            largest_result: crate::worker::LARGEST_RESULT,
             name: WorkerName::new("test@host").expect("a valid name"),
             concurrency,
             ..WorkerConfig::default()
