@@ -51,7 +51,7 @@ impl Ended {
         ending: Ending,
     ) -> Self {
         let (took, leftover) = (Duration::ZERO, Leftover::default());
-        Self { attempt, limits, counters, ending, took, leftover, cancel_requested: false }
+        Self { attempt, limits, retry: None, counters, ending, took, leftover, cancel_requested: false }
     }
 }
 
