@@ -1,9 +1,12 @@
 //! How long a task is kept after its end. What waits for a person (FAILED) is kept until that person decides, or as long
-//! as manual handling is configured to keep it; what has not ended is always kept.
+//! as manual handling is configured to keep it; what has not ended is always kept, and what others still need.
 
 use std::time::Duration;
 
 use crate::{End, TaskType, Timestamp, defaults::TypeRules};
+
+/// When it is asked again whether others still need a task that would be due.
+const NEEDED: Duration = Duration::from_secs(3600);
 
 /// How long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct Record<'a> {
     pub own: Option<Duration>,
     /// How and when it ended; `None` while it has not.
     pub ended: Option<(End, Timestamp)>,
+    /// Whether others may still ask for its result: those that wait for it, or a batch of its that waits for a person.
+    pub needed: bool,
 }
 
 /// What becomes of such a task.
@@ -97,7 +102,13 @@ impl RetentionRules {
             Some((End::Failed, _)) => Verdict::Leave,
             Some((End::Completed | End::Cancelled | End::Expired, at)) => {
                 let due = after(at, kept);
-                if due <= now { Verdict::Remove } else { Verdict::LookAgain(due) }
+                if due > now {
+                    Verdict::LookAgain(due)
+                } else if record.needed {
+                    Verdict::LookAgain(after(now, NEEDED))
+                } else {
+                    Verdict::Remove
+                }
             }
             // It cannot be due before this, whenever it ends.
             None => Verdict::LookAgain(after(now, kept)),
@@ -155,7 +166,7 @@ mod tests {
     fn judged(name: &str, own: Option<Duration>, end: Option<End>) -> Verdict {
         let task_type = TaskType::new(name).expect("a type");
         let ended = end.map(|end| (end, at(0)));
-        rules().judge(Record { task_type: &task_type, own, ended }, at(10))
+        rules().judge(Record { task_type: &task_type, own, ended, needed: false }, at(10))
     }
 
     #[test]
@@ -180,6 +191,16 @@ mod tests {
         for end in [End::Completed, End::Cancelled, End::Expired] {
             assert_eq!(judged("ai.draft", None, Some(end)), Verdict::Remove);
         }
+    }
+
+    #[test]
+    fn what_others_need_is_kept_for_them() {
+        let task_type = TaskType::new("ai.draft").expect("a type");
+        let record =
+            Record { task_type: &task_type, own: None, ended: Some((End::Completed, at(0))), needed: true };
+        assert_eq!(rules().judge(record, at(10)), Verdict::LookAgain(at(10) + NEEDED));
+        assert_eq!(rules().judge(record, at(0)), Verdict::LookAgain(at(1)), "it is not due");
+        assert_eq!(rules().judge(Record { needed: false, ..record }, at(10)), Verdict::Remove);
     }
 
     #[test]

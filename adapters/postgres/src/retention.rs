@@ -41,11 +41,14 @@ SELECT task FROM retention_look WHERE look_at <= $1 ORDER BY look_at LIMIT $2";
 
 pub(crate) const NEXT_TASKS: &str = "SELECT id, created_at FROM task WHERE id > $1 ORDER BY id LIMIT $2";
 
+/// Who waits for others keeps its ties to them until it stops waiting, a batch those to its items too.
 pub(crate) const RECORDS: &str = "
-SELECT t.id, t.task_type, t.keep_for, o.status, o.ended_at
+SELECT t.id, t.task_type, t.keep_for, o.status, o.ended_at,
+    (SELECT true FROM dependency WHERE dependency.needs = o.task LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM outcome batch WHERE batch.task = t.batch AND batch.status = 'FAILED' LIMIT 1) IS NOT NULL AS needed
 FROM unnest($1::bigint[]) AS asked (id)
-CROSS JOIN LATERAL (SELECT id, task_type, keep_for FROM task WHERE task.id = asked.id LIMIT 1) t
-LEFT JOIN LATERAL (SELECT status, ended_at FROM outcome WHERE outcome.task = asked.id LIMIT 1) o ON true";
+CROSS JOIN LATERAL (SELECT id, task_type, keep_for, batch FROM task WHERE task.id = asked.id LIMIT 1) t
+LEFT JOIN LATERAL (SELECT task, status, ended_at FROM outcome WHERE outcome.task = asked.id LIMIT 1) o ON true";
 
 struct RemoveOld {
     rules: RetentionRules,
@@ -149,7 +152,8 @@ impl RemoveOld {
                 None => None,
             };
             let own = keep_for.map(|kept| Duration::from_micros(kept.unsigned_abs()));
-            match self.rules.judge(Record { task_type: &task_type, own, ended }, now) {
+            let record = Record { task_type: &task_type, own, ended, needed: field(row, "needed")? };
+            match self.rules.judge(record, now) {
                 Verdict::Remove => due.extend(ended.map(|ended| (id, ended))),
                 Verdict::LookAgain(at) => drop(again.insert(id, at)),
                 Verdict::Leave => {}

@@ -37,6 +37,7 @@ struct Row {
     keep_for: Option<i64>,
     status: Option<String>,
     ended_at: Option<i64>,
+    needed: bool,
 }
 
 #[async_trait]
@@ -108,7 +109,9 @@ impl RemoveOld {
         ids: Vec<i64>,
     ) -> Result<Vec<(domain::End, usize)>, StoreError> {
         const RECORDS: &str = "
-            SELECT t.id, t.tenant, t.queue, t.type AS task_type, t.keep_for, o.status, o.ended_at
+            SELECT t.id, t.tenant, t.queue, t.type AS task_type, t.keep_for, o.status, o.ended_at,
+                EXISTS (SELECT 1 FROM dependency AS d WHERE d.needs = o.task)
+                OR EXISTS (SELECT 1 FROM outcome AS b WHERE b.task = t.batch AND b.status = 'FAILED') AS needed
             FROM json_each(?1) AS asked CROSS JOIN task AS t ON t.id = asked.value
             LEFT JOIN outcome AS o ON o.task = t.id";
         const DONE: &str = "DELETE FROM retention_look WHERE task IN (SELECT value FROM json_each(?1))";
@@ -134,7 +137,7 @@ impl RemoveOld {
                 _ => None,
             };
             let own = row.keep_for.map(duration).transpose()?;
-            match self.rules.judge(Record { task_type: &task_type, own, ended }, now) {
+            match self.rules.judge(Record { task_type: &task_type, own, ended, needed: row.needed }, now) {
                 Verdict::Remove => {
                     if let (Some(status), Some((end, _))) = (status, ended) {
                         write.tally.leave(&row.tenant, &row.queue, status);

@@ -196,6 +196,18 @@ fn come_on(state: &mut State, id: TaskId, open: u64, now: Timestamp) -> Option<P
     Some(progress)
 }
 
+/// Whose results others may still ask for: those that wait for them, and batches that wait for a person.
+pub(super) fn needed(state: &State) -> BTreeSet<TaskId> {
+    let waiting = state.tasks.values().filter(|entry| entry.waits_for.is_some());
+    let needs = waiting.flat_map(|entry| &entry.needs).flat_map(|needs| &needs.after).map(|need| need.task);
+    let keeps_items = |batch: &TaskId| {
+        let batch = state.tasks.get(batch);
+        batch.is_some_and(|batch| batch.waits_for.is_some() || batch.status() == Status::Failed)
+    };
+    let items = state.tasks.iter().filter(|(_, entry)| entry.batch.as_ref().is_some_and(keeps_items));
+    needs.chain(items.map(|(id, _)| *id)).collect()
+}
+
 /// Where a needed task stands.
 fn stands(state: &State, id: TaskId) -> NeedState {
     match state.tasks.get(&id) {

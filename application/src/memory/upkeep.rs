@@ -164,10 +164,12 @@ impl UpkeepStore for MemoryStore {
             Walk::Due => TaskId(i64::MIN),
             Walk::After(id) => TaskId(id.0.saturating_add(1)),
         };
+        let needed = flows::needed(&state);
         let due = state.tasks.range(from..).filter_map(|(id, entry)| {
             let TaskState::Ended(end) = entry.state else { return None };
             let (task_type, own) = (&entry.submitted.task_type, entry.submitted.own.keep_for);
-            let record = Record { task_type, own, ended: Some((end, entry.completed_at?)) };
+            let ended = Some((end, entry.completed_at?));
+            let record = Record { task_type, own, ended, needed: needed.contains(id) };
             (rules.judge(record, now) == Verdict::Remove).then_some((*id, end))
         });
         let due: Vec<_> = due.take(limit).collect();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use domain::{
-    Idempotency, Json, Limits, NewTask, Priority, Start, Status, TaskId, TaskType, Tenant,
+    Idempotency, Json, Limits, NewTask, OwnTerms, Priority, Start, Status, TaskId, TaskType, Tenant,
     flow::{
         BATCH_TYPE, BatchCounts, DEEPEST_FOLLOW_UP, MOST_FOLLOW_UPS, MOST_ITEMS, MOST_NEEDS, Need, Needs,
         NodeName, OnFailure, graph, is_batch, reference,
@@ -304,6 +304,7 @@ impl Tasks {
             start: Start::Now,
             expires_at: None,
             limits: Limits::default(),
+            own: OwnTerms::default(),
             idempotency,
             unique: None,
         })

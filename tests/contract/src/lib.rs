@@ -195,6 +195,8 @@ macro_rules! store_contract {
                 types_have_their_own_retention
                 rules_that_change_hold_for_what_is_there
                 what_ends_late_goes_late
+                what_waiting_tasks_need_is_kept
+                the_items_of_a_batch_are_kept_until_it_has_completed
                 the_whole_history_can_be_walked
             }
             schedules {

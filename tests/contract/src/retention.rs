@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use application::ports::{Retry, Store, Walk};
+use application::ports::{FlowStored, Needed, NewNeed, NewNode, Retry, Store, Walk};
 use domain::{
     Defaults, End, Failure, NewTask, OwnTerms, Pattern, Retention, RetentionRules, Status, TaskId, TaskType,
     Tenant, TypeRules,
+    flow::{BATCH_TYPE, OnFailure},
 };
 
 use crate::{Harness, fixtures::*};
@@ -157,6 +158,72 @@ pub async fn what_ends_late_goes_late(harness: &dyn Harness) {
     harness.advance(7 * DAY - SECOND).await;
     assert_eq!(removed(store, &all(7 * DAY), 100).await, 0);
     harness.advance(SECOND).await;
+    assert_eq!(removed(store, &all(7 * DAY), 100).await, 2);
+    assert_counts(store, &Tenant::default()).await;
+}
+
+/// Stores a flow.
+async fn flow(store: &dyn Store, nodes: &[NewNode]) -> Vec<TaskId> {
+    match store.submit_flow(nodes).await.expect("stored") {
+        FlowStored::New(receipts) => receipts.into_iter().map(|receipt| receipt.id).collect(),
+        other => panic!("new tasks, not {other:?}"),
+    }
+}
+
+async fn follow_up(store: &dyn Store) {
+    while store.follow_up(100).await.expect("followed up").seen > 0 {}
+}
+
+/// Its result is there when the last of the needed ones has ended, and goes when nobody waits any more.
+pub async fn what_waiting_tasks_need_is_kept(harness: &dyn Harness) {
+    let store = &*harness.store();
+    let worker = worker(store).await;
+    let early = running(store, worker).await;
+    settled(store, worker, success(&early, "1")).await;
+    let late = submit_one(store, task_after(30 * DAY)).await;
+    let need = |id| NewNeed { on: Needed::Stored(id), name: None, on_failure: OnFailure::Cancel };
+    let node = NewNode { task: task(), needs: vec![need(early.id), need(late)], is_item: false };
+    let waiting = flow(store, &[node]).await[0];
+    follow_up(store).await;
+    harness.advance(8 * DAY).await;
+    assert_eq!(removed(store, &all(7 * DAY), 100).await, 0);
+    harness.advance(8 * DAY).await;
+    assert_eq!(removed(store, &all(7 * DAY), 100).await, 0);
+    assert!(find(store, early.id).await.is_some());
+    store.cancel(&Tenant::default(), &[waiting]).await.expect("cancel");
+    harness.advance(DAY).await;
+    assert_eq!(removed(store, &all(7 * DAY), 100).await, 1, "what was needed until then");
+    assert_eq!(find(store, early.id).await, None);
+    assert_counts(store, &Tenant::default()).await;
+}
+
+/// While it runs, and while it waits for a person, who may run it again and counts them.
+pub async fn the_items_of_a_batch_are_kept_until_it_has_completed(harness: &dyn Harness) {
+    let store = &*harness.store();
+    let worker = worker(store).await;
+    let head = NewTask { task_type: TaskType::new(BATCH_TYPE).expect("a type"), ..task() };
+    let item = NewNode { task: task(), needs: Vec::new(), is_item: true };
+    let ids = flow(store, &[NewNode::of(head), item.clone(), item]).await;
+    let first = start(store, worker, ids[1]).await;
+    settled(store, worker, success(&first, "1")).await;
+    follow_up(store).await;
+    harness.advance(8 * DAY).await;
+    assert_eq!(removed(store, &all(7 * DAY), 100).await, 0, "an item runs");
+    let second = start(store, worker, ids[2]).await;
+    settled(store, worker, failure(&second, Failure::permanent("broken", "for now"))).await;
+    follow_up(store).await;
+    assert_eq!(read(store, ids[0]).await.status, Status::Failed);
+    harness.advance(8 * DAY).await;
+    assert_eq!(removed(store, &all(7 * DAY), 100).await, 0, "somebody has to look at it");
+    let again = [ids[2], ids[0]].map(|id| Retry { id, input: None });
+    store.retry(&Tenant::default(), &again).await.expect("retry");
+    let second = start(store, worker, ids[2]).await;
+    settled(store, worker, success(&second, "1")).await;
+    follow_up(store).await;
+    assert_eq!(read(store, ids[0]).await.status, Status::Completed);
+    harness.advance(DAY).await;
+    assert_eq!(removed(store, &all(7 * DAY), 100).await, 1, "the first item");
+    harness.advance(7 * DAY).await;
     assert_eq!(removed(store, &all(7 * DAY), 100).await, 2);
     assert_counts(store, &Tenant::default()).await;
 }
