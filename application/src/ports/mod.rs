@@ -16,6 +16,7 @@ mod queues;
 mod schedules;
 mod signals;
 mod store;
+mod upkeep;
 
 pub use fleet::{
     CommandAnswer, CommandId, Fleet, FleetStore, GivenCommand, MOST_WORKERS, Wanted, WorkerRecord,
@@ -33,10 +34,10 @@ pub use schedules::{DueSchedule, Fired, Firing, FiringRecord, Put, ScheduleStore
 pub use signals::{Signal, SignalStream, Signals};
 pub use store::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
-    Health, LimitedClaim, LimitedTasks, ListPage, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts,
-    Receipt, Removal, Reprioritised, Retry, RetryOutcome, Settlement, Store, StoreError, Submitted,
-    TaskFilter, TaskStore, UpkeepStore, Walk, WorkStore, WorkerProfile,
+    Health, LimitedClaim, LimitedTasks, ListPage, ProgressRecord, QueueCounts, Receipt, Reprioritised, Retry,
+    RetryOutcome, Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore, WorkStore, WorkerProfile,
 };
+pub use upkeep::{Orphan, Overdue, Overrunning, Removal, UpkeepStore, Walk};
 
 /// Chance, as an argument: uniform numbers in `[0, 1)`.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -49,5 +50,5 @@ pub trait Chance: Send + Sync {
 pub use self::{
     fleet::MockFleetStore, generate::MockTextGenerator, inbox::MockInboxStore, order::MockOrder,
     outbound::MockOutbound, queues::MockQueueStore, schedules::MockScheduleStore, signals::MockSignals,
-    store::MockTaskStore, store::MockUpkeepStore, store::MockWorkStore,
+    store::MockTaskStore, store::MockWorkStore, upkeep::MockUpkeepStore,
 };

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::registry::TaskTypeSpec;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Input {
     /// Whether the process goes down, and not the attempt alone.
@@ -23,8 +23,8 @@ pub fn crash(may_abort: bool) -> TaskTypeSpec {
     TaskTypeSpec::new(
         "demo.crash",
         "Panics; with `abort`, where the configuration allows it, takes its worker process down.",
-        move |context, input: Input| async move {
-            if input.abort {
+        move |context, input: Option<Input>| async move {
+            if input.unwrap_or_default().abort {
                 if !may_abort {
                     return Err(Failure::permanent("not_allowed", not_allowed()));
                 }
@@ -37,6 +37,9 @@ pub fn crash(may_abort: bool) -> TaskTypeSpec {
             panic!("demo.crash panics, as it was asked to");
         },
     )
-    .checked(move |input: &Input| if input.abort && !may_abort { Err(not_allowed()) } else { Ok(()) })
+    .checked(move |input: &Option<Input>| {
+        let abort = input.as_ref().is_some_and(|input| input.abort);
+        if abort && !may_abort { Err(not_allowed()) } else { Ok(()) }
+    })
     .example("{}")
 }
