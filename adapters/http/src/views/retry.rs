@@ -43,6 +43,7 @@ pub(crate) struct RetryView {
     delay_seconds: Option<f64>,
     /// No exponential wait is longer; 300 unless said otherwise.
     #[oai(validator(minimum(value = "0"), maximum(value = "86400")))]
+    #[serde(skip_serializing_if = "Option::is_none")]
     max_delay_seconds: Option<f64>,
     /// Whether each wait is a random part of what the back-off says; exponential ones are, unless said otherwise.
     jitter: Option<bool>,
