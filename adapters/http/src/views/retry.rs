@@ -36,7 +36,7 @@ pub(crate) enum ErrorClassView {
 #[derive(Debug, Object, Serialize)]
 #[oai(rename = "RetryPolicy")]
 pub(crate) struct RetryView {
-    /// `exponential` unless said otherwise.
+    // `exponential` unless said otherwise. No description of its own: client generators want a bare reference to an enum.
     backoff: Option<BackoffView>,
     /// The first wait; unless said otherwise 2 for an exponential back-off, 60 for a fixed one.
     #[oai(validator(minimum(value = "0"), maximum(value = "86400")))]
