@@ -322,6 +322,7 @@ fn time_is_up(late: &Overrunning, ports: &WorkerPorts) -> Option<Settlement> {
         change,
         result: None,
         details: None,
+        calls: Vec::new(),
         knew_of_cancel: late.cancel_requested,
     })
 }
@@ -338,6 +339,7 @@ fn verdict(orphan: &Orphan) -> Option<Settlement> {
         change,
         result: None,
         details: None,
+        calls: Vec::new(),
         knew_of_cancel: orphan.cancel_requested,
     })
 }

@@ -11,12 +11,13 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use domain::{LeaseTerms, QueueName, QueueOrder, QueueSettings, Route, Routes, TimeCaps, WorkerName};
 use outbound_adapter::OutboundConfig;
-use providers_adapter::LatencyRange;
 
+pub use providers::{ProviderConfig, ProviderKind, ProvidersConfig};
 use queues::read_queues;
 pub use values::{parse_duration, parse_size, without_password};
 
 mod outbound;
+mod providers;
 mod queues;
 mod values;
 mod worker;
@@ -41,7 +42,7 @@ const fn key(name: &'static str, default: &'static str, meaning: &'static str) -
     Key { name, default, meaning, secret: false }
 }
 
-/// Every key. Lists of routes exist in the file only: `[[routes]] pattern = "ai.*" queue = "ai_processing"`.
+/// Every key. Lists of providers, models and routes exist in the file only: `[[routes]] pattern = "ai.*" queue = "ai_processing"`.
 pub const KEYS: &[Key] = &[
     key(
         "database_url",
@@ -124,11 +125,24 @@ pub const KEYS: &[Key] = &[
 const ALIASES: &[(&str, &str)] = &[("API_V1_STR", "api_prefix")];
 
 /// Values by key, with where each came from.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Layers {
     values: BTreeMap<&'static str, (String, String)>,
     routes: Option<Vec<Route>>,
     queues: BTreeMap<QueueName, QueueSettings>,
+    tables: providers::Tables,
+    /// Variables whose names only the tables know.
+    environment: BTreeMap<String, Hidden>,
+}
+
+/// Anything may stand in the environment.
+#[derive(Clone)]
+struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// What the process was started with.
@@ -160,8 +174,8 @@ pub struct Config {
     pub max_requests: usize,
     /// Most waiting tasks of a tenant.
     pub waiting_limit: Option<u64>,
-    /// Who answers prompts.
-    pub provider: Provider,
+    /// Who answers.
+    pub providers: ProvidersConfig,
     /// Calls to endpoints of users'.
     pub outbound: OutboundConfig,
     /// The worker's name.
@@ -205,28 +219,11 @@ pub enum Database {
     Postgres(String),
 }
 
-/// Who answers prompts.
-#[derive(Clone)]
-pub enum Provider {
-    /// Nobody: made-up answers that take this long.
-    Simulated(LatencyRange),
-    /// An OpenAI-compatible server.
-    OpenAi {
-        /// Its base URL.
-        base_url: String,
-        /// The key, if it wants one.
-        api_key: Option<String>,
-        /// Connect, first token, idle, total.
-        timeouts: [Duration; 4],
-    },
-}
-
-impl std::fmt::Debug for Provider {
+impl std::fmt::Debug for Layers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Simulated(latency) => write!(f, "Simulated({latency})"),
-            Self::OpenAi { base_url, .. } => write!(f, "OpenAi({base_url})"),
-        }
+        f.debug_map()
+            .entries(self.show().into_iter().map(|(key, value, source)| (key.name, (value, source))))
+            .finish()
     }
 }
 
@@ -266,9 +263,18 @@ impl Layers {
                 self.queues = read_queues(value).with_context(|| format!("in {name}"))?;
                 continue;
             }
+            if found == "providers" {
+                self.tables.add_providers(value).with_context(|| format!("in {name}"))?;
+                continue;
+            }
+            if found == "models" {
+                self.tables.add_models(value).with_context(|| format!("in {name}"))?;
+                continue;
+            }
             let Some(known) = KEYS.iter().find(|key| key.name == found) else {
                 let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
-                bail!("{name}: unknown key {found:?}; known are routes, queues, {}", known.join(", "));
+                let known = known.join(", ");
+                bail!("{name}: unknown key {found:?}; known are routes, queues, providers, models, {known}");
             };
             let value = match value {
                 toml::Value::String(text) => text,
@@ -298,7 +304,9 @@ impl Layers {
                 && !value.is_empty()
             {
                 self.values.insert(key.name, (value, source.to_owned()));
+                continue;
             }
+            self.environment.insert(name, Hidden(value));
         }
     }
 
@@ -406,7 +414,7 @@ impl Layers {
             max_connections: self.number("max_connections", 1, 1_000_000)?,
             max_requests: self.number("max_requests", 1, 1_000_000)?,
             waiting_limit: self.optional_number("waiting_limit")?,
-            provider: self.provider()?,
+            providers: self.providers()?,
             outbound: self.outbound()?,
             worker_name: self.worker_name()?,
             worker_queues,
@@ -453,19 +461,9 @@ impl Layers {
         }
     }
 
-    fn provider(&self) -> Result<Provider> {
-        let (api_key, base_url) = (self.optional("openai_api_key"), self.optional("openai_base_url"));
-        if api_key.is_none() && base_url.is_none() {
-            return Ok(Provider::Simulated(self.parse("simulated_latency")?));
-        }
-        let timeouts = [
-            self.duration("openai_connect_timeout")?,
-            self.duration("openai_first_token_timeout")?,
-            self.duration("openai_idle_timeout")?,
-            self.duration("openai_total_timeout")?,
-        ];
-        let base_url = base_url.unwrap_or_else(|| "https://api.openai.com/v1".to_owned());
-        Ok(Provider::OpenAi { base_url, api_key, timeouts })
+    /// A variable of the environment that the file names.
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(|Hidden(value)| value.as_str()).filter(|value| !value.is_empty())
     }
 }
 
@@ -497,7 +495,7 @@ mod tests {
         let config = Layers::default().config().expect("valid");
         assert_eq!(config.database, Database::Sqlite("data/task-runner.db".into()));
         assert!(config.listen.ip().is_loopback());
-        assert!(matches!(config.provider, Provider::Simulated(_)));
+        assert!(matches!(config.providers.providers[0].kind, ProviderKind::Simulated(_)));
         assert_eq!(config.routes, Routes::default());
     }
 

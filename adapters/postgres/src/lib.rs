@@ -42,6 +42,7 @@ mod schedule;
 mod settle;
 mod submit;
 mod tally;
+mod usage;
 mod waiting;
 mod worker;
 
@@ -54,7 +55,11 @@ use application::ports::{
     Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
-use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId, flow::BatchCounts};
+use domain::{
+    Attempt, Day, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId,
+    ai::{UsageGroup, UsageGrouping},
+    flow::BatchCounts,
+};
 use tokio::sync::Notify;
 
 pub use clock::TestClock;
@@ -196,6 +201,16 @@ impl TaskStore for PostgresStore {
 
     async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError> {
         self.failure_groups(tenant, limit).await
+    }
+
+    async fn usage(
+        &self,
+        tenant: &Tenant,
+        days: (Day, Day),
+        grouping: UsageGrouping,
+        limit: usize,
+    ) -> Result<Vec<UsageGroup>, StoreError> {
+        self.usage_of(tenant, days, grouping, limit).await
     }
 
     async fn chunks_after(

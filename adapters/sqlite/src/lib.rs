@@ -35,6 +35,7 @@ mod store;
 mod submit;
 mod tally;
 mod upkeep;
+mod usage;
 mod workers;
 mod writer;
 

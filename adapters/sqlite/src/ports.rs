@@ -9,7 +9,11 @@ use application::ports::{
     StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
-use domain::{Attempt, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId, flow::BatchCounts};
+use domain::{
+    Attempt, Day, NewTask, Priority, QueueName, Task, TaskId, Tenant, WorkerId,
+    ai::{UsageGroup, UsageGrouping},
+    flow::BatchCounts,
+};
 use sqlx::SqliteConnection;
 
 use crate::{
@@ -32,6 +36,7 @@ use crate::{
     store::{Query, SqliteStore},
     tally::Counts,
     upkeep::{Expire, NextDue, Promote, WaitingIn, WaitingQueues},
+    usage::Usage,
     workers::{Bury, CancelRequests, Heartbeat, Orphans, OverdueAt, OverrunningAt, Register, Retire},
 };
 
@@ -104,6 +109,16 @@ impl TaskStore for SqliteStore {
 
     async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError> {
         self.query(Failures { tenant: tenant.clone(), limit }).await
+    }
+
+    async fn usage(
+        &self,
+        tenant: &Tenant,
+        days: (Day, Day),
+        grouping: UsageGrouping,
+        limit: usize,
+    ) -> Result<Vec<UsageGroup>, StoreError> {
+        self.query(Usage { tenant: tenant.clone(), days, grouping, limit }).await
     }
 
     async fn chunks_after(

@@ -6,7 +6,7 @@ use domain::{Counters, ErrorClass, Failure, Json, Limits};
 use futures_util::FutureExt;
 
 use crate::{
-    handler::{Leftover, RunningAttempt, Stop, TaskContext},
+    handler::{Account, Leftover, RunningAttempt, Stop, TaskContext},
     ports::Signal,
     registry::{Output, Registry},
 };
@@ -37,6 +37,8 @@ pub(super) struct Ended {
     pub(super) ending: Ending,
     pub(super) took: Duration,
     pub(super) leftover: Leftover,
+    /// What it has used.
+    pub(super) account: Account,
     pub(super) cancel_requested: bool,
 }
 
@@ -48,8 +50,8 @@ impl Ended {
         counters: Counters,
         ending: Ending,
     ) -> Self {
-        let (took, leftover) = (Duration::ZERO, Leftover::default());
-        Self { attempt, limits, counters, ending, took, leftover, cancel_requested: false }
+        let (took, leftover, account) = (Duration::ZERO, Leftover::default(), Account::default());
+        Self { attempt, limits, counters, ending, took, leftover, account, cancel_requested: false }
     }
 }
 
@@ -102,7 +104,17 @@ pub(super) async fn run(
     let (signals, leftover) = attempt.recorder.finish(&attempt);
     let cancel_requested = ending == Ending::Stopped(Stop::Cancel);
     let took = started.elapsed();
-    (Box::new(Ended { attempt, limits, counters, ending, took, leftover, cancel_requested }), signals)
+    let mut account = std::mem::take(&mut *attempt.account());
+    match &ending {
+        Ending::Returned(Ok(_)) | Ending::PutOff(_) => {}
+        Ending::Returned(Err(failure)) => account.close(&failure.code),
+        Ending::Stopped(Stop::Cancel) => account.close("cancelled"),
+        Ending::Stopped(Stop::Release | Stop::Abandon) => account.close("released"),
+    }
+    (
+        Box::new(Ended { attempt, limits, counters, ending, took, leftover, account, cancel_requested }),
+        signals,
+    )
 }
 
 fn unknown_type(task_type: &str) -> Failure {

@@ -53,6 +53,7 @@ pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlemen
         change,
         result,
         details,
+        calls: ended.account.calls.clone(),
         knew_of_cancel: ended.cancel_requested,
     })
 }
