@@ -133,7 +133,7 @@ impl Operation for Usage {
             UsageGrouping::Provider => ("provider", DEAREST),
             UsageGrouping::Day => ("to_char(day, 'YYYY-MM-DD') COLLATE \"C\"", "ORDER BY 1 LIMIT $4"),
         };
-        let mut query = sqlx::QueryBuilder::new("SELECT ");
+        let mut query = sqlx::QueryBuilder::<sqlx::Postgres>::new("SELECT ");
         query.push(key).push(" AS key, ").push(SUMS).push(" ").push(order);
         let rows = query
             .build()

@@ -305,7 +305,8 @@ mod tests {
         assert_eq!(openai.base_url, OpenAiConfig::DEFAULT_BASE_URL);
         assert_eq!((openai.timeouts.idle, openai.azure), (Duration::from_secs(30), false));
         assert!(matches!(&config.providers[1].kind, ProviderKind::OpenAi(azure) if azure.azure));
-        assert!(matches!(config.providers[2].kind, ProviderKind::Simulated(LatencyRange::ZERO)));
+        let simulated = &config.providers[2].kind;
+        assert!(matches!(simulated, ProviderKind::Simulated(latency) if *latency == LatencyRange::ZERO));
         assert_eq!(config.rules.len(), 1);
     }
 
