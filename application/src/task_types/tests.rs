@@ -1,3 +1,4 @@
+mod article;
 mod embedding;
 mod text;
 
@@ -99,6 +100,8 @@ async fn inputs_are_refused_before_anything_is_stored() {
             "ai.text_generation",
             r#"{"prompt":"x","response_format":{"type":"json_object"},"continue_partial":true}"#,
         ),
+        ("ai.article", r#"{"title":" "}"#),
+        ("ai.article", r#"{"title":"x","model":""}"#),
         ("ai.embedding", r#"{"input":[]}"#),
         ("ai.embedding", r#"{"input":7}"#),
         ("ai.embedding", r#"{"input":"x","dimensions":0}"#),

@@ -110,7 +110,7 @@ pub async fn usage_is_summed_by_group_and_day(harness: &dyn Harness) {
     assert_eq!(by_day, [(first.to_string(), sum(3, 1_110, 111, 1_332)), (next.to_string(), odd)]);
     assert_eq!(groups(store, &tenant, (next, next), UsageGrouping::Day).await.len(), 1);
     assert_eq!(store.usage(&tenant, both, UsageGrouping::Model, 1).await.expect("usage").len(), 1);
-    assert_eq!(groups(store, &self::tenant("other"), both, UsageGrouping::Day).await, []);
+    assert!(groups(store, &self::tenant("other"), both, UsageGrouping::Day).await.is_empty());
 }
 
 /// A settlement that did not apply, or had applied before, counts nothing.
