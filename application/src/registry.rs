@@ -34,8 +34,9 @@ fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<Json, Failure> {
         .map_err(|error| Failure::permanent("invalid_result", format!("the result {error}")))
 }
 
-type Run =
-    dyn Fn(TaskContext, Json) -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> + Send + Sync;
+/// A handler at work.
+pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>>;
+type Run = dyn Fn(TaskContext, Json) -> Handling + Send + Sync;
 type Check = dyn Fn(&Json) -> Result<(), String> + Send + Sync;
 
 /// A task type: a name, a handler, and the defaults for tasks that do not say otherwise.
@@ -72,11 +73,15 @@ impl TaskTypeSpec {
         F: Future<Output = Result<Output, Failure>> + Send + 'static,
     {
         let handler = Arc::new(handler);
-        let run =
-            move |context, input: Json| -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
-                let handler = Arc::clone(&handler);
-                Box::pin(async move { handler(context, read_input::<I>(&input)?).await })
-            };
+        let run = move |context, input: Json| -> Handling {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move {
+                let read = read_input::<I>(&input)?;
+                // A long prompt is not kept twice while its answer is written.
+                drop(input);
+                handler(context, read).await
+            })
+        };
         Self::build::<I>(name, summary, Arc::new(run))
     }
 
@@ -92,9 +97,7 @@ impl TaskTypeSpec {
         H: Fn(TaskContext, I) -> Result<Output, Failure> + Send + Sync + 'static,
     {
         let handler = Arc::new(handler);
-        let run = move |context,
-                        input: Json|
-              -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
+        let run = move |context, input: Json| -> Handling {
             let handler = Arc::clone(&handler);
             Box::pin(async move {
                 let input = read_input::<I>(&input)?;
@@ -197,11 +200,7 @@ impl TaskTypeSpec {
     }
 
     /// Runs the handler.
-    pub fn run(
-        &self,
-        context: TaskContext,
-        input: Json,
-    ) -> Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>> {
+    pub(crate) fn run(&self, context: TaskContext, input: Json) -> Handling {
         (self.run)(context, input)
     }
 }

@@ -8,11 +8,15 @@ use crate::{
     claim::{CLAIM_IDS, CLAIM_NEXT},
     connections::Operation,
     error::Fault,
-    settle::FINISH,
+    settle::{COMPLETE, FINISH},
 };
 
-const STATEMENTS: [(&str, &str, usize); 3] =
-    [("claim_ids", CLAIM_IDS, 3), ("claim_next", CLAIM_NEXT, 6), ("finish", FINISH, 12)];
+const STATEMENTS: [(&str, &str, usize); 4] = [
+    ("claim_ids", CLAIM_IDS, 3),
+    ("claim_next", CLAIM_NEXT, 6),
+    ("complete", COMPLETE, 8),
+    ("finish", FINISH, 12),
+];
 
 struct Explain;
 

@@ -1,7 +1,8 @@
 //! Settlements: what becomes of attempts, applied where the worker still holds them.
 //!
-//! A batch takes one statement for the tasks that end and one for those that wait again. Both begin with the rows that
-//! the worker holds, in the order of ids, and change nothing else: the fence is (task, attempt, worker).
+//! A batch takes one statement for the tasks that have plainly completed, one for those that end in another way, and one
+//! for those that wait again. Each begins with the rows that the worker holds, in the order of ids, and changes nothing
+//! else: the fence is (task, attempt, worker).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use application::ports::{Applied, Settlement, StoreError};
-use domain::{AttemptOutcome, Change, Status, TaskId, WorkerId};
+use domain::{AttemptOutcome, Change, End, Status, TaskId, WorkerId};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 
@@ -22,37 +23,67 @@ use crate::{
 };
 
 /// Deletes first, which is lock and fence in one: the attempt that each row has to be at stands at the place of its id
-/// among the ids, which are in order. The full join is there for the planner: it takes no nested loop for one.
-pub(crate) const FINISH: &str = "
-WITH gone AS (
-    DELETE FROM live
-    WHERE id = ANY($4) AND worker = $1 AND attempt = ($5::integer[])[width_bucket(id, $4::bigint[])]
-    RETURNING id, attempt, tenant, queue, started_at, forgiven_failures, forgiven_crashes, awaited
-), told AS (
-    INSERT INTO ended_need (task) SELECT id FROM gone WHERE awaited RETURNING task
-), held AS MATERIALIZED (
-    SELECT s.*, gone.tenant, gone.queue, gone.started_at, gone.forgiven_failures, gone.forgiven_crashes
-    FROM unnest($4::bigint[], $5::integer[], $6::text[], $7::text[], $8::integer[], $9::integer[],
-        $10::text[], $11::text[], $12::text[])
-        AS s (task, attempt, status, attempt_outcome, failures, crashes, result, details, error)
-    FULL JOIN gone ON gone.id = s.task AND gone.attempt = s.attempt
-    WHERE (gone.id IS NULL) IS FALSE
-), ended AS (
-    INSERT INTO outcome (task, worker, started_at, ended_at, attempt, failures, crashes, forgiven_failures,
-        forgiven_crashes, status, attempt_outcome, result, details, error)
-    SELECT task, $1, started_at, coalesce($2, now()), attempt, failures, crashes, forgiven_failures,
-        forgiven_crashes, status, attempt_outcome, result, details, error
-    FROM held
-), tallied AS (
-    INSERT INTO tally_delta (tenant, queue, processing, completed, failed, cancelled, expired)
-    SELECT tenant, queue, -count(*), count(*) FILTER (WHERE status = 'COMPLETED'),
-        count(*) FILTER (WHERE status = 'FAILED'), count(*) FILTER (WHERE status = 'CANCELLED'),
-        count(*) FILTER (WHERE status = 'EXPIRED')
-    FROM held GROUP BY tenant, queue
-), done AS (
-    DELETE FROM claim_batch WHERE id = ANY($3)
-)
-SELECT task, attempt, false AS refused, EXISTS (SELECT FROM told) AS told FROM held";
+/// among the ids, which are in order.
+macro_rules! end_tasks {
+    ($($part:literal),+) => {
+        concat!(
+            "WITH gone AS (
+                DELETE FROM live
+                WHERE id = ANY($4) AND worker = $1 AND attempt = ($5::integer[])[width_bucket(id, $4::bigint[])]
+                RETURNING id, attempt, tenant, queue, started_at, forgiven_failures, forgiven_crashes, awaited
+            ), told AS (
+                INSERT INTO ended_need (task) SELECT id FROM gone WHERE awaited RETURNING task
+            ), done AS (
+                DELETE FROM claim_batch WHERE id = ANY($3)
+            ), ",
+            $($part),+
+        )
+    };
+}
+
+/// What nearly every task comes to: it has completed, with a result and nothing more to say. One batch's rows cost three
+/// quarters of what they cost by [`FINISH`]. The full join is there for the planner: it takes no nested loop for one.
+pub(crate) const COMPLETE: &str = end_tasks!(
+    "ended AS (
+        INSERT INTO outcome (task, worker, started_at, ended_at, attempt, failures, crashes, forgiven_failures,
+            forgiven_crashes, status, attempt_outcome, result)
+        SELECT gone.id, $1, gone.started_at, coalesce($2, now()), gone.attempt, s.failures, s.crashes,
+            gone.forgiven_failures, gone.forgiven_crashes, 'COMPLETED', 'COMPLETED', s.result
+        FROM unnest($4::bigint[], $5::integer[], $6::integer[], $7::integer[], $8::text[])
+            AS s (task, attempt, failures, crashes, result)
+        FULL JOIN gone ON gone.id = s.task AND gone.attempt = s.attempt
+        WHERE (gone.id IS NULL) IS FALSE
+    ), tallied AS (
+        INSERT INTO tally_delta (tenant, queue, processing, completed)
+        SELECT tenant, queue, -count(*), count(*) FROM gone GROUP BY tenant, queue
+    )
+    SELECT id AS task, attempt, false AS refused, EXISTS (SELECT FROM told) AS told FROM gone"
+);
+
+/// Whatever else ends a task.
+pub(crate) const FINISH: &str = end_tasks!(
+    "held AS MATERIALIZED (
+        SELECT s.*, gone.tenant, gone.queue, gone.started_at, gone.forgiven_failures, gone.forgiven_crashes
+        FROM unnest($4::bigint[], $5::integer[], $6::integer[], $7::integer[], $8::text[], $9::text[], $10::text[],
+            $11::text[], $12::text[])
+            AS s (task, attempt, failures, crashes, result, details, error, status, attempt_outcome)
+        FULL JOIN gone ON gone.id = s.task AND gone.attempt = s.attempt
+        WHERE (gone.id IS NULL) IS FALSE
+    ), ended AS (
+        INSERT INTO outcome (task, worker, started_at, ended_at, attempt, failures, crashes, forgiven_failures,
+            forgiven_crashes, status, attempt_outcome, result, details, error)
+        SELECT task, $1, started_at, coalesce($2, now()), attempt, failures, crashes, forgiven_failures,
+            forgiven_crashes, status, attempt_outcome, result, details, error
+        FROM held
+    ), tallied AS (
+        INSERT INTO tally_delta (tenant, queue, processing, completed, failed, cancelled, expired)
+        SELECT tenant, queue, -count(*), count(*) FILTER (WHERE status = 'COMPLETED'),
+            count(*) FILTER (WHERE status = 'FAILED'), count(*) FILTER (WHERE status = 'CANCELLED'),
+            count(*) FILTER (WHERE status = 'EXPIRED')
+        FROM held GROUP BY tenant, queue
+    )
+    SELECT task, attempt, false AS refused, EXISTS (SELECT FROM told) AS told FROM held"
+);
 
 pub(crate) const WAIT: &str = "
 WITH held AS MATERIALIZED (
@@ -83,13 +114,36 @@ WITH held AS MATERIALIZED (
 )
 SELECT task, attempt, refused FROM held";
 
+/// Which statement applies a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Complete,
+    Finish,
+    Wait,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Complete, Self::Finish, Self::Wait];
+
+    /// `None` for changes that end no attempt.
+    fn of(settlement: &Settlement) -> Option<Self> {
+        let plain = settlement.result.is_some() && settlement.details.is_none();
+        match &settlement.change {
+            Change::Finish { end: End::Completed, error: None, .. } if plain => Some(Self::Complete),
+            Change::Finish { .. } => Some(Self::Finish),
+            Change::Wait { .. } => Some(Self::Wait),
+            Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => None,
+        }
+    }
+}
+
 /// Settlements of one kind.
 struct Settle {
     worker: WorkerId,
     settlements: Arc<[Settlement]>,
     /// Which of them, in the order of ids.
     places: Vec<usize>,
-    ends: bool,
+    kind: Kind,
     done: Vec<i64>,
     clock: Clock,
     /// Told when one has ended that others wait for.
@@ -103,7 +157,11 @@ impl Operation for Settle {
         let settlements: Vec<&Settlement> = self.places.iter().map(|at| &self.settlements[*at]).collect();
         let tasks: Vec<_> = settlements.iter().map(|settlement| settlement.task.0).collect();
         let attempts: Vec<_> = settlements.iter().map(|settlement| integer(settlement.attempt)).collect();
-        let sql = if self.ends { FINISH } else { WAIT };
+        let sql = match self.kind {
+            Kind::Complete => COMPLETE,
+            Kind::Finish => FINISH,
+            Kind::Wait => WAIT,
+        };
         let query = sqlx::query(sql).bind(self.worker.0).bind(self.clock.bind()).bind(&self.done);
         let query = query.bind(tasks).bind(attempts);
 
@@ -121,7 +179,7 @@ impl Operation for Settle {
                     lanes.push(lane(counters.suspicion()));
                     (counters, error)
                 }
-                // Never chosen for a statement: see `settle_attempts`.
+                // Of no kind.
                 Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => {
                     continue;
                 }
@@ -131,20 +189,27 @@ impl Operation for Settle {
             errors.push(error.as_ref().map(failure_text));
             outcomes.push(settlement.change.attempt_outcome().map(AttemptOutcome::as_str));
         }
-        let query = if self.ends {
-            let results: Vec<_> =
-                settlements.iter().map(|s| s.result.as_ref().map(|json| json.as_str())).collect();
-            let details: Vec<_> =
-                settlements.iter().map(|s| s.details.as_ref().map(|json| json.as_str())).collect();
-            let query = query.bind(statuses).bind(outcomes).bind(failures).bind(crashes);
-            query.bind(results).bind(details).bind(errors)
-        } else {
-            let knew: Vec<_> = settlements.iter().map(|settlement| settlement.knew_of_cancel).collect();
-            let query = query.bind(waits).bind(failures).bind(crashes).bind(lanes);
-            query.bind(outcomes).bind(errors).bind(knew)
+        let query = match self.kind {
+            Kind::Complete | Kind::Finish => {
+                let results: Vec<_> =
+                    settlements.iter().map(|s| s.result.as_ref().map(|json| json.as_str())).collect();
+                let query = query.bind(failures).bind(crashes).bind(results);
+                if self.kind == Kind::Complete {
+                    query
+                } else {
+                    let details: Vec<_> =
+                        settlements.iter().map(|s| s.details.as_ref().map(|json| json.as_str())).collect();
+                    query.bind(details).bind(errors).bind(statuses).bind(outcomes)
+                }
+            }
+            Kind::Wait => {
+                let knew: Vec<_> = settlements.iter().map(|settlement| settlement.knew_of_cancel).collect();
+                let query = query.bind(waits).bind(failures).bind(crashes).bind(lanes);
+                query.bind(outcomes).bind(errors).bind(knew)
+            }
         };
         let rows = query.fetch_all(connection).await?;
-        if self.ends
+        if self.kind != Kind::Wait
             && let Some(row) = rows.first()
             && field(row, "told")?
         {
@@ -212,20 +277,14 @@ impl PostgresStore {
         for (place, settlement) in settlements.iter().enumerate() {
             places.entry((settlement.task, settlement.attempt)).or_insert(place);
         }
-        for ends in [true, false] {
-            let of_kind = |place: &usize| match settlements[*place].change {
-                Change::Finish { .. } => ends,
-                Change::Wait { .. } => !ends,
-                Change::BecomePending | Change::Start | Change::RequestCancel | Change::Reopen { .. } => {
-                    false
-                }
-            };
+        for kind in Kind::ALL {
+            let of_kind = |place: &usize| Kind::of(&settlements[*place]) == Some(kind);
             let mut batch: Vec<_> = places.values().copied().filter(of_kind).collect();
             if batch.is_empty() {
                 continue;
             }
             batch.sort_unstable_by_key(|place| (settlements[*place].task, settlements[*place].attempt));
-            for (task, attempt, applied) in self.apply(worker, &settlements, batch, ends).await? {
+            for (task, attempt, applied) in self.apply(worker, &settlements, batch, kind).await? {
                 if let Some(place) = places.get(&(task, attempt)) {
                     answers[*place] = Some(applied);
                 }
@@ -255,7 +314,7 @@ impl PostgresStore {
         worker: WorkerId,
         settlements: &Arc<[Settlement]>,
         places: Vec<usize>,
-        ends: bool,
+        kind: Kind,
     ) -> Result<Vec<(TaskId, u32, Applied)>, StoreError> {
         self.tallied();
         let ledger = self.ledgers.get(worker);
@@ -263,7 +322,7 @@ impl PostgresStore {
         let settle = |places, done| {
             let (settlements, clock) = (Arc::clone(settlements), self.clock.clone());
             let need_ended = Arc::clone(&self.need_ended);
-            Settle { worker, settlements, places, ends, done, clock, need_ended }
+            Settle { worker, settlements, places, kind, done, clock, need_ended }
         };
         let outcome = self.connections.attempt(settle(places.clone(), done.clone())).await;
         if let (Some(ledger), false) = (ledger, matches!(outcome, Ok(Ok(_)))) {

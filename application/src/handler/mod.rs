@@ -6,4 +6,4 @@ mod running;
 
 pub use context::{TaskContext, TaskInfo};
 pub(crate) use recorder::{Leftover, Recorder};
-pub(crate) use running::{RunningAttempt, Stop};
+pub(crate) use running::{RunningAttempt, Stop, Terms};

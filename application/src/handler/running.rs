@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
-use domain::WorkerId;
+use domain::{Counters, Limits, RetryPolicy, WorkerId};
 use tokio::sync::Notify;
 
 use super::{context::TaskInfo, recorder::Recorder};
@@ -37,10 +37,20 @@ impl Stop {
     }
 }
 
+/// What an attempt may use up, and what its task had used up when it began.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) limits: Limits,
+    /// The task's own policy, where it has one.
+    pub(crate) retry: Option<Box<RetryPolicy>>,
+    pub(crate) counters: Counters,
+}
+
 /// One attempt, from its claim to its end.
 #[derive(Debug)]
 pub(crate) struct RunningAttempt {
     pub(crate) info: TaskInfo,
+    pub(crate) terms: Terms,
     /// Under whose lease it was claimed; the process may have registered anew since.
     pub(crate) worker: WorkerId,
     pub(crate) recorder: Arc<Recorder>,
@@ -55,9 +65,10 @@ pub(crate) struct RunningAttempt {
 }
 
 impl RunningAttempt {
-    pub(crate) fn new(info: TaskInfo, worker: WorkerId, recorder: Arc<Recorder>) -> Self {
+    pub(crate) fn new(info: TaskInfo, terms: Terms, worker: WorkerId, recorder: Arc<Recorder>) -> Self {
         Self {
             info,
+            terms,
             worker,
             recorder,
             stop: AtomicU8::new(Stop::NOT_ASKED),
@@ -160,7 +171,8 @@ mod tests {
             started_at: Timestamp::UNIX_EPOCH,
             worker: WorkerName::new("test@host").expect("a name"),
         };
-        RunningAttempt::new(info, WorkerId(1), Arc::default())
+        let terms = Terms { limits: Limits::default(), retry: None, counters: Counters::default() };
+        RunningAttempt::new(info, terms, WorkerId(1), Arc::default())
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use domain::{Counters, ErrorClass, Failure, Json, Limits, RetryPolicy};
+use domain::{Counters, ErrorClass, Failure};
 use futures_util::FutureExt;
 
 use crate::{
-    handler::{Leftover, RunningAttempt, Stop, TaskContext},
+    handler::{Leftover, RunningAttempt, Stop},
     ports::Signal,
-    registry::{Output, Registry},
+    registry::{Handling, Output},
 };
 
 /// How an attempt came to its end.
@@ -20,22 +20,10 @@ pub(super) enum Ending {
     PutOff(Duration),
 }
 
-/// What is to be run, beside what the attempt itself knows.
-#[derive(Debug)]
-pub(super) struct Order {
-    pub(super) input: Json,
-    pub(super) limits: Limits,
-    pub(super) retry: Option<Box<RetryPolicy>>,
-    pub(super) counters: Counters,
-}
-
 /// An attempt that has ended and is to be settled.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) attempt: Arc<RunningAttempt>,
-    pub(super) limits: Limits,
-    pub(super) retry: Option<Box<RetryPolicy>>,
-    pub(super) counters: Counters,
     pub(super) ending: Ending,
     pub(super) took: Duration,
     pub(super) leftover: Leftover,
@@ -44,14 +32,13 @@ pub(super) struct Ended {
 
 impl Ended {
     /// An attempt whose handler was not started.
-    pub(super) fn unstarted(
-        attempt: Arc<RunningAttempt>,
-        limits: Limits,
-        counters: Counters,
-        ending: Ending,
-    ) -> Self {
-        let (took, leftover) = (Duration::ZERO, Leftover::default());
-        Self { attempt, limits, retry: None, counters, ending, took, leftover, cancel_requested: false }
+    pub(super) fn unstarted(attempt: Arc<RunningAttempt>, ending: Ending) -> Self {
+        Self { attempt, ending, took: Duration::ZERO, leftover: Leftover::default(), cancel_requested: false }
+    }
+
+    /// The counters of its task, this attempt included.
+    pub(super) fn counters(&self) -> Counters {
+        self.attempt.terms.counters
     }
 }
 
@@ -65,23 +52,22 @@ impl Drop for EndOf<'_> {
 }
 
 /// Runs the handler to its end, or until a limit or a stop ends it. Answers what is left to announce as well.
+///
+/// Thousands of these wait at once: what an attempt has with it lies with the attempt, once, and not in this future too.
 pub(super) async fn run(
     attempt: Arc<RunningAttempt>,
-    order: Order,
-    registry: &Registry,
+    handler: Option<Handling>,
     largest_result: usize,
 ) -> (Box<Ended>, Vec<Signal>) {
     let started = tokio::time::Instant::now();
-    let Order { input, limits, retry, counters } = order;
-    let info = &attempt.info;
-    tracing::info!(task_id = info.id.0, attempt = info.attempt, "task started");
-    let ending = match (attempt.asked_to_stop(), registry.get(&info.task_type)) {
+    tracing::info!(task_id = attempt.info.id.0, attempt = attempt.info.attempt, "task started");
+    let ending = match (attempt.asked_to_stop(), handler) {
         (Some(stop), _) => Ending::Stopped(stop),
-        (None, None) => Ending::Returned(Err(unknown_type(info.task_type.as_str()))),
-        (None, Some(spec)) => {
+        (None, None) => Ending::Returned(Err(unknown_type(attempt.info.task_type.as_str()))),
+        (None, Some(handler)) => {
             let _end = EndOf(&attempt);
-            let handler = AssertUnwindSafe(spec.run(TaskContext(Arc::clone(&attempt)), input)).catch_unwind();
-            tokio::pin!(handler);
+            let mut handler = AssertUnwindSafe(handler).catch_unwind();
+            let limits = &attempt.terms.limits;
             let hard_deadline = started + limits.time_limit;
             let mut soft_deadline = limits.soft_time_limit.map(|limit| started + limit);
             loop {
@@ -106,7 +92,7 @@ pub(super) async fn run(
     let (signals, leftover) = attempt.recorder.finish(&attempt);
     let cancel_requested = ending == Ending::Stopped(Stop::Cancel);
     let took = started.elapsed();
-    (Box::new(Ended { attempt, limits, retry, counters, ending, took, leftover, cancel_requested }), signals)
+    (Box::new(Ended { attempt, ending, took, leftover, cancel_requested }), signals)
 }
 
 fn unknown_type(task_type: &str) -> Failure {

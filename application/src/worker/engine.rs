@@ -16,14 +16,14 @@ use std::{
     time::Duration,
 };
 
-use domain::{QueueName, Serving, Slots, TaskId, TaskType, Throttle, Turns, WorkerId};
+use domain::{Json, QueueName, Serving, Slots, TaskId, TaskType, Throttle, Turns, WorkerId};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{limits::LimitedQueues, pauses::Pauses, reporting::Reports};
 use super::{
     Shutdown, WorkerConfig, WorkerPorts,
-    attempt::{Ended, Order},
+    attempt::Ended,
     fetch::{Fetched, Want, fetch},
     runs::RunBook,
     settle::{self, Settled},
@@ -87,7 +87,7 @@ pub(super) struct Engine {
     inbox: mpsc::UnboundedReceiver<Message>,
     running: HashMap<TaskId, Arc<RunningAttempt>>,
     /// Those of them whose handlers are still to be started.
-    starting: Vec<(Arc<RunningAttempt>, Order)>,
+    starting: Vec<(Arc<RunningAttempt>, Json)>,
     slots: Slots,
     turns: Turns,
     suspects: RunningSuspects,
@@ -439,7 +439,7 @@ impl Engine {
             Message::Ended(ended) => {
                 self.running.remove(&ended.attempt.info.id);
                 self.slots.give_back(&ended.attempt.info.queue);
-                if self.suspects.give_back(ended.counters.suspicion()) {
+                if self.suspects.give_back(ended.counters().suspicion()) {
                     self.next_look_for_suspects = Instant::now();
                 }
                 self.news_of_work |= self.short_of_slots;

@@ -22,7 +22,7 @@ pub(super) const BATCH: usize = 1000;
 /// What the domain says about an ending; `None` when there is nothing to say because the lease is lost.
 pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlement> {
     let state = State::Processing { cancel_requested: ended.cancel_requested };
-    let (counters, limits) = (ended.counters, ended.limits);
+    let (counters, limits) = (ended.counters(), &ended.attempt.terms.limits);
     let mut output = None;
     let change = match &ended.ending {
         Ending::Stopped(Stop::Abandon) => return None,
@@ -37,9 +37,9 @@ pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlemen
             let default_policy = domain::RetryPolicy::default();
             let spec = ports.registry.get(&ended.attempt.info.task_type);
             let of_the_type = || spec.map_or(&default_policy, |spec| spec.retry_policy());
-            let policy = ended.retry.as_deref().unwrap_or_else(of_the_type);
+            let policy = ended.attempt.terms.retry.as_deref().unwrap_or_else(of_the_type);
             let chance = ports.chance.next();
-            decide(state, counters, Event::Fail { failure, policy, limits: &limits, chance })
+            decide(state, counters, Event::Fail { failure, policy, limits, chance })
         }
     };
     let change = change.unwrap_or_else(|refusal| {
@@ -120,7 +120,7 @@ pub(super) async fn settle(
             }
             Applied::Stale => tracing::warn!(
                 task_id = ended.attempt.info.id.0,
-                attempt = ended.counters.attempt,
+                attempt = ended.counters().attempt,
                 "the lease was lost before the attempt ended; its outcome is dropped"
             ),
             Applied::CancelRequested => {
@@ -139,7 +139,7 @@ pub(super) async fn settle(
 /// Where it waits again. No attempt that ends in good order changes the suspicion.
 fn place(ended: &Ended) -> Waiting {
     let TaskInfo { id, queue, priority, .. } = &ended.attempt.info;
-    Waiting { id: *id, queue: queue.clone(), priority: *priority, suspicion: ended.counters.suspicion() }
+    Waiting { id: *id, queue: queue.clone(), priority: *priority, suspicion: ended.counters().suspicion() }
 }
 
 fn state_signal(settlement: &Settlement) -> Signal {
@@ -167,7 +167,7 @@ fn count(ends: &mut Ends, ended: &Ended, change: &Change) {
 }
 
 fn log_end(ended: &Ended, change: &Change) {
-    let (id, attempt) = (ended.attempt.info.id.0, ended.counters.attempt);
+    let (id, attempt) = (ended.attempt.info.id.0, ended.counters().attempt);
     let task_type = ended.attempt.info.task_type.as_str();
     let seconds = Duration::as_secs_f64(&ended.took);
     let error = match change {

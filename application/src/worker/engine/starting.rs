@@ -6,9 +6,9 @@ use domain::{Status, WorkerId};
 
 use super::{Engine, Message};
 use crate::{
-    handler::{RunningAttempt, Stop, TaskInfo},
+    handler::{RunningAttempt, Stop, TaskContext, TaskInfo, Terms},
     ports::{ClaimedTask, Signal},
-    worker::attempt::{self, Ended, Ending, Order},
+    worker::attempt::{self, Ended, Ending},
 };
 
 impl Engine {
@@ -51,10 +51,11 @@ impl Engine {
             started_at: task.started_at,
             worker: self.config.name.clone(),
         };
-        let attempt = Arc::new(RunningAttempt::new(info, worker, Arc::clone(&self.crew.recorder)));
+        let terms = Terms { limits, retry, counters };
+        let attempt = Arc::new(RunningAttempt::new(info, terms, worker, Arc::clone(&self.crew.recorder)));
         if let Some(wait) = wait {
             let ending = if lease_holds { Ending::PutOff(wait) } else { Ending::Stopped(Stop::Abandon) };
-            self.unsettled.push_back(Ended::unstarted(attempt, limits, counters, ending));
+            self.unsettled.push_back(Ended::unstarted(attempt, ending));
             return;
         }
         // A task that was claimed just as the lease was lost is not run: whoever takes over will.
@@ -62,15 +63,17 @@ impl Engine {
             attempt.stop(Stop::Abandon);
         }
         self.running.insert(id, Arc::clone(&attempt));
-        self.starting.push((attempt, Order { input, limits, retry, counters }));
+        self.starting.push((attempt, input));
     }
 
     /// The last that is begun in a turn of the loop, because the runtime runs the last first.
     pub(super) fn run_handlers(&mut self) {
-        for (attempt, order) in self.starting.drain(..) {
+        for (attempt, input) in self.starting.drain(..) {
+            let spec = self.crew.ports.registry.get(&attempt.info.task_type);
+            let handler = spec.map(|spec| spec.run(TaskContext(Arc::clone(&attempt)), input));
             let (crew, largest_result) = (Arc::clone(&self.crew), self.config.largest_result);
             tokio::spawn(async move {
-                let (ended, news) = attempt::run(attempt, order, &crew.ports.registry, largest_result).await;
+                let (ended, news) = attempt::run(attempt, handler, largest_result).await;
                 // The ending first: readers find in the store what they hear of later.
                 let _ = crew.outbox.send(Message::Ended(ended));
                 if !news.is_empty() {

@@ -31,23 +31,32 @@ enum Hindrance {
     History(usize),
 }
 
+/// What stands in the way of how many.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     waiting: usize,
     hindrance: Hindrance,
-    order: Order,
-    /// Of the rate with 1,000 waiting and nothing in the way.
-    goal: f64,
 }
 
+/// Each case is measured with both, on one database.
+const ORDERS: [Order; 2] = [Order::Redis, Order::PostgresAlone];
+/// How long a worker drains beside a snapshot that is old already, before it is measured.
+const SETTLE_IN: Duration = Duration::from_secs(20);
+
 impl Case {
-    fn text(&self) -> String {
+    fn text(&self, order: Order) -> String {
         let hindrance = match self.hindrance {
             Hindrance::None => String::new(),
             Hindrance::Snapshot(age) => format!(", beside a snapshot of {age:?}"),
             Hindrance::History(count) => format!(", after {} ended", counted(count)),
         };
-        format!("{} waiting{hindrance}, {}", counted(self.waiting), self.order.text())
+        format!("{} waiting{hindrance}, {}", counted(self.waiting), order.text())
+    }
+
+    /// Of the rate with 1,000 waiting and nothing in the way. Half is enough without Redis beside an old transaction.
+    fn goal(&self, order: Order) -> Goal {
+        let half = order == Order::PostgresAlone && matches!(self.hindrance, Hindrance::Snapshot(_));
+        Goal::TimesAtLeast(if half { 0.5 } else { 0.9 })
     }
 }
 
@@ -61,81 +70,80 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
         depths.push(5_000_000);
         (age, history) = (Duration::from_secs(600), 10_000_000);
     }
+    let case = |waiting, hindrance| Case { waiting, hindrance };
+    let mut cases: Vec<Case> = depths.into_iter().map(|depth| case(depth, Hindrance::None)).collect();
+    cases.push(case(few, Hindrance::Snapshot(age)));
+    cases.push(case(few, Hindrance::History(history)));
 
-    let mut lines = Vec::new();
-    let mut with_redis = Vec::new();
-    for order in [Order::Redis, Order::PostgresAlone] {
-        let case = |waiting, hindrance, goal| Case { waiting, hindrance, order, goal };
-        let base = case(few, Hindrance::None, 0.9);
-        let rates_of_few = repetitions(bench, base, slice).await?.fresh;
-        let line = Line::new("P7", base.text(), "tasks/s", rates_of_few.clone());
-        lines.push(match order {
-            Order::Redis => line,
-            Order::PostgresAlone => line.against("with Redis", &with_redis).goal(Goal::TimesAtLeast(0.9)),
-        });
-        // The wording: half is enough without Redis beside an old transaction.
-        let beside = if order == Order::Redis { 0.9 } else { 0.5 };
-        let mut cases: Vec<Case> = depths.iter().map(|depth| case(*depth, Hindrance::None, 0.9)).collect();
-        cases.push(case(few, Hindrance::Snapshot(age), beside));
-        cases.push(case(few, Hindrance::History(history), 0.9));
-        for case in cases {
-            let measured = repetitions(bench, case, slice).await?;
+    let base = case(few, Hindrance::None);
+    let bases = repetitions(bench, base, slice).await?.map(|rates| rates.fresh);
+    let [with_redis, alone] = &bases;
+    let line = |order, rates: &[f64]| Line::new("P7", base.text(order), "tasks/s", rates.to_vec());
+    let mut lines = [
+        vec![line(Order::Redis, with_redis)],
+        vec![
+            line(Order::PostgresAlone, alone).against("with Redis", with_redis).goal(Goal::TimesAtLeast(0.9)),
+        ],
+    ];
+    for case in cases {
+        let measured = repetitions(bench, case, slice).await?;
+        for (place, (order, rates)) in ORDERS.into_iter().zip(measured).enumerate() {
             let line = |text, rates| {
                 Line::new("P7", text, "tasks/s", rates)
-                    .against(format!("{} waiting", counted(few)), &rates_of_few)
+                    .against(format!("{} waiting", counted(few)), &bases[place])
             };
-            match measured.before {
-                None => lines.push(line(case.text(), measured.fresh).goal(Goal::TimesAtLeast(case.goal))),
+            match rates.before {
+                None => lines[place].push(line(case.text(order), rates.fresh).goal(case.goal(order))),
                 Some(before) => {
-                    lines.push(line(case.text(), before).goal(Goal::TimesAtLeast(case.goal)));
-                    lines.push(line(format!("{}, a fresh worker", case.text()), measured.fresh));
+                    lines[place].push(line(case.text(order), before).goal(case.goal(order)));
+                    lines[place].push(line(format!("{}, a fresh worker", case.text(order)), rates.fresh));
                 }
             }
         }
-        if order == Order::Redis {
-            with_redis = rates_of_few;
-        }
     }
-    Ok(lines)
+    Ok(lines.into_iter().flatten().collect())
 }
 
-/// The rates of one case.
+/// The rates of one case with one order.
 struct Rates {
     /// Of a worker that was there before, where there was one.
     before: Option<Vec<f64>>,
     fresh: Vec<f64>,
 }
 
-/// All repetitions on one database: filling it takes far longer than measuring.
-async fn repetitions(bench: &Bench, case: Case, slice: usize) -> Result<Rates> {
+/// All repetitions with either order on one database: filling it takes far longer than measuring.
+async fn repetitions(bench: &Bench, case: Case, slice: usize) -> Result<[Rates; ORDERS.len()]> {
     let database = bench.rig.database().await?;
     let mut connection = database.connect().await?;
-    let (mut snapshot, mut before) = (None, None);
+    let mut snapshot = None;
     match case.hindrance {
         Hindrance::None => {}
         Hindrance::History(count) => grow_history(&mut connection, count).await?,
-        Hindrance::Snapshot(age) => {
-            snapshot = Some(hold_snapshot(&database).await?);
-            let worker = drain_meanwhile(bench, &database, &mut connection, case.order, age, slice).await?;
-            let mut rates = Vec::with_capacity(bench.scale.reps);
+        Hindrance::Snapshot(_) => snapshot = Some(hold_snapshot(&database).await?),
+    }
+    let held = Instant::now();
+    let mut all = ORDERS.map(|_| Rates { before: None, fresh: Vec::with_capacity(bench.scale.reps) });
+    for (order, rates) in ORDERS.into_iter().zip(&mut all) {
+        if let Hindrance::Snapshot(age) = case.hindrance {
+            let length = age.saturating_sub(held.elapsed()).max(SETTLE_IN.min(age));
+            let worker = drain_meanwhile(bench, &database, &mut connection, order, length, slice).await?;
+            let before = rates.before.insert(Vec::with_capacity(bench.scale.reps));
             for _ in 0..bench.scale.reps {
                 worker.freeze();
                 refill(&database, &mut connection, case.waiting + slice).await?;
-                rates.push(rate(bench, &database, &mut connection, case.order, Some(&worker), slice).await?);
+                before.push(rate(bench, &database, &mut connection, order, Some(&worker), slice).await?);
             }
             rig::stop(worker).await;
-            before = Some(rates);
         }
-    }
-    let mut fresh = Vec::with_capacity(bench.scale.reps);
-    for _ in 0..bench.scale.reps {
-        refill(&database, &mut connection, case.waiting + slice).await?;
-        fresh.push(rate(bench, &database, &mut connection, case.order, None, slice).await?);
+        for _ in 0..bench.scale.reps {
+            refill(&database, &mut connection, case.waiting + slice).await?;
+            rates.fresh.push(rate(bench, &database, &mut connection, order, None, slice).await?);
+        }
     }
     if let Some(snapshot) = snapshot {
         snapshot.close().await.context("the server ended the old transaction")?;
     }
-    Ok(Rates { before, fresh })
+    Ok(all)
 }
 
 /// Has so many tasks wait, those included that wait already.
