@@ -1,6 +1,11 @@
 //! What is checked before a request reaches an operation, and what every answer looks like after it.
 
-use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    io,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -16,7 +21,7 @@ use poem_openapi::error::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    ApiConfig,
+    ApiConfig, Description,
     problem::{FieldError, PROBLEM_JSON, Problem, ProblemJson},
 };
 
@@ -36,14 +41,14 @@ struct Rules {
     batches: (String, usize),
     body_timeout: Duration,
     hosts: Vec<String>,
-    /// Each route of the document with its methods, for `Allow`.
-    routes: Vec<(String, String)>,
+    description: Description,
+    /// Each route of it with its methods, for `Allow`; read when it is first needed.
+    routes: OnceLock<Vec<(String, String)>>,
 }
 
 impl Guard {
-    pub(crate) fn new(config: &ApiConfig, document: &str) -> Self {
+    pub(crate) fn new(config: &ApiConfig, description: Description) -> Self {
         let hosts = config.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        let routes = methods_by_route(document);
         Self(Arc::new(Rules {
             places: Semaphore::new(config.max_requests),
             waiting_places: Semaphore::new(config.max_waiting_requests),
@@ -51,7 +56,8 @@ impl Guard {
             batches: (format!("{}/batches", config.prefix), config.batch_body_limit),
             body_timeout: config.body_timeout,
             hosts,
-            routes,
+            description,
+            routes: OnceLock::new(),
         }))
     }
 
@@ -118,12 +124,16 @@ impl Guard {
         };
         let mut response = ProblemJson(Problem::new(status, detail).with_errors(errors)).into_response();
         if status == StatusCode::METHOD_NOT_ALLOWED
-            && let Some((_, methods)) = self.0.routes.iter().find(|(route, _)| route_matches(route, path))
+            && let Some((_, methods)) = self.routes().iter().find(|(route, _)| route_matches(route, path))
             && let Ok(allow) = HeaderValue::from_str(methods)
         {
             response.headers_mut().insert(header::ALLOW, allow);
         }
         response
+    }
+
+    fn routes(&self) -> &[(String, String)] {
+        self.0.routes.get_or_init(|| methods_by_route(self.0.description.document()))
     }
 
     async fn check(&self, request: &mut Request) -> Result<(), ProblemJson> {
@@ -289,8 +299,8 @@ fn is_bare_failure(answer: &Response) -> bool {
         && !media_type.starts_with("application/json")
 }
 
-fn methods_by_route(document: &str) -> Vec<(String, String)> {
-    let document: serde_json::Value = serde_json::from_str(document).unwrap_or_default();
+fn methods_by_route(document: &[u8]) -> Vec<(String, String)> {
+    let document: serde_json::Value = serde_json::from_slice(document).unwrap_or_default();
     let routes = document["paths"].as_object().into_iter().flatten();
     let mut all: Vec<(String, String)> = routes
         .map(|(route, operations)| {

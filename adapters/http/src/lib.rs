@@ -89,11 +89,11 @@ impl Default for ApiConfig {
 
 /// The OpenAPI document of this configuration, as indented JSON. Needs nothing to run.
 pub fn openapi_document(config: &ApiConfig) -> String {
-    document::finish(&description(config).spec())
+    document::finish(&service_alone(config).spec())
 }
 
 /// The service without anything behind it.
-fn description(config: &ApiConfig) -> OpenApiService<Apis, ()> {
+fn service_alone(config: &ApiConfig) -> OpenApiService<Apis, ()> {
     service(config, api::Context { use_cases: None, config: config.clone(), stopping: Default::default() })
 }
 
@@ -128,14 +128,13 @@ fn service(config: &ApiConfig, context: api::Context) -> OpenApiService<Apis, ()
 /// Everything that is served, behind the guards.
 fn routes(config: &ApiConfig, context: api::Context) -> BoxEndpoint<'static, Response> {
     let service = service(config, context);
-    let document = document::finish(&service.spec());
-    let guard = guard::Guard::new(config, &document);
-    let page = DocsPage(Arc::new((config.clone(), OnceLock::new())));
+    let description = Description::of(config);
+    let guard = guard::Guard::new(config, description.clone());
     let prefix = if config.prefix.is_empty() { "/" } else { &config.prefix };
     examples::add_to(Route::new(), &config.prefix)
         .nest(prefix, service)
-        .at("/openapi.json", poem::get(openapi_json.data(OpenApiText(document))))
-        .at("/docs", poem::get(docs.data(page)))
+        .at("/openapi.json", poem::get(openapi_json.data(description.clone())))
+        .at("/docs", poem::get(docs.data(description)))
         .at("/", poem::get(root))
         .catch_all_error(guard::name_the_field)
         .around(move |endpoint, request| {
@@ -145,27 +144,45 @@ fn routes(config: &ApiConfig, context: api::Context) -> BoxEndpoint<'static, Res
         .boxed()
 }
 
+/// What describes the API, made when somebody asks for it: it is larger than all the rest of an idle server.
 #[derive(Clone)]
-struct OpenApiText(String);
+pub(crate) struct Description(Arc<Descriptions>);
 
-/// Made when somebody asks for it: it is larger than all the rest of an idle server.
-#[derive(Clone)]
-struct DocsPage(Arc<(ApiConfig, OnceLock<Bytes>)>);
+struct Descriptions {
+    config: ApiConfig,
+    document: OnceLock<Bytes>,
+    page: OnceLock<Bytes>,
+}
 
-#[handler]
-fn openapi_json(text: Data<&OpenApiText>) -> Response {
-    Response::builder().content_type("application/json").body(text.0.0.clone())
+impl Description {
+    fn of(config: &ApiConfig) -> Self {
+        let (document, page) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Descriptions { config: config.clone(), document, page }))
+    }
+
+    /// The OpenAPI document.
+    pub(crate) fn document(&self) -> &Bytes {
+        self.0.document.get_or_init(|| openapi_document(&self.0.config).into())
+    }
+
+    /// Swagger UI around it.
+    fn page(&self) -> &Bytes {
+        self.0.page.get_or_init(|| {
+            let service = service_alone(&self.0.config);
+            let raw = service.spec();
+            docs_page(&service.swagger_ui_html(), &raw, &document::finish(&raw)).into()
+        })
+    }
 }
 
 #[handler]
-fn docs(page: Data<&DocsPage>) -> Response {
-    let (config, page) = &*page.0.0;
-    let make = || {
-        let service = description(config);
-        let raw = service.spec();
-        docs_page(&service.swagger_ui_html(), &raw, &document::finish(&raw)).into()
-    };
-    Response::builder().content_type("text/html; charset=utf-8").body(page.get_or_init(make).clone())
+fn openapi_json(description: Data<&Description>) -> Response {
+    Response::builder().content_type("application/json").body(description.document().clone())
+}
+
+#[handler]
+fn docs(description: Data<&Description>) -> Response {
+    Response::builder().content_type("text/html; charset=utf-8").body(description.page().clone())
 }
 
 #[handler]

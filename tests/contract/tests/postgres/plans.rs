@@ -450,6 +450,7 @@ async fn claims_and_settlements_keep_their_plans() {
         let expected = match name {
             "claim_ids" => include_str!("plans/claim_ids.txt"),
             "claim_next" => include_str!("plans/claim_next.txt"),
+            "complete" => include_str!("plans/complete.txt"),
             "finish" => include_str!("plans/finish.txt"),
             other => panic!("no plan is kept for {other}"),
         };
