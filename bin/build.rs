@@ -1,4 +1,5 @@
 //! How the programs are linked.
+#![allow(clippy::disallowed_methods)] // this is how cargo tells a build script its target
 
 fn main() {
     println!("cargo::rerun-if-env-changed=CARGO_CFG_TARGET_OS");
