@@ -8,6 +8,8 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -18,6 +20,10 @@ use crate::{
     report::{Goal, Line},
     stats,
 };
+
+/// How long Linux keeps a port from others after its connection was closed, and how often it is tried meanwhile.
+const PORT_IS_FREE_AFTER: Duration = Duration::from_secs(60);
+const PORT_TRIES: u32 = 4;
 
 /// A peer that goals name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -140,7 +146,9 @@ pub fn run(driver: &Path, peers: &[Peer], lines: &[Line], reps: usize) -> Result
     let (names, tests, reps) = (names.join(","), tests.join(","), reps.to_string());
     // It starts servers where none run and leaves them to whoever comes next: those are ours to stop.
     let ran_before = state.join("pg/data/postmaster.pid").exists();
-    let measured = drive(driver, &state, &["run", "--peers", &names, "--tests", &tests, "--reps", &reps]);
+    let measured = start_servers(driver, &state).and_then(|()| {
+        drive(driver, &state, &["run", "--peers", &names, "--tests", &tests, "--reps", &reps])
+    });
     let stopped = if ran_before { Ok(()) } else { drive(driver, &state, &["servers", "stop"]) };
     measured.and(stopped)?;
     let all = fs::read_to_string(&results).with_context(|| format!("no {}", results.display()))?;
@@ -153,6 +161,20 @@ pub fn run(driver: &Path, peers: &[Peer], lines: &[Line], reps: usize) -> Result
         println!("{} could not be measured: {}", failed["peer"], failed["error"]);
     }
     Ok(results)
+}
+
+/// Its servers have fixed ports, one of which a connection of our own may have held until lately.
+#[allow(clippy::disallowed_methods)] // they are another program's: there is no signal to wait for
+fn start_servers(driver: &Path, state: &Path) -> Result<()> {
+    let mut started = drive(driver, state, &["servers", "start"]);
+    for _ in 0..PORT_TRIES {
+        if started.is_ok() {
+            break;
+        }
+        thread::sleep(PORT_IS_FREE_AFTER / PORT_TRIES);
+        started = drive(driver, state, &["servers", "start"]);
+    }
+    started
 }
 
 fn drive(driver: &Path, state: &Path, arguments: &[&str]) -> Result<()> {
