@@ -7,6 +7,7 @@ mod handle;
 mod manual;
 mod partial;
 mod submit;
+mod usage;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
@@ -17,6 +18,7 @@ pub use flows::{After, ArticlesSubmission, BatchSubmission, FlowSubmission, Item
 pub use handle::{Handle, NoResult};
 pub use manual::{LARGEST_SWEEP, MOST_FAILURE_GROUPS, Swept};
 pub use submit::{Admission, InvalidField, Submission, SubmitError};
+pub use usage::{MOST_USAGE_DAYS, MOST_USAGE_GROUPS, UsageError, UsageReport};
 pub use watch::TaskEvent;
 
 use self::backlog::Backlog;

@@ -7,6 +7,7 @@ mod queues;
 mod schedules;
 mod system;
 mod tasks;
+mod usage;
 mod workers;
 
 use application::{fleet::Workers, queues::Queues, schedules::Schedules, tasks::Tasks};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     batches::BatchesApi, manual::ManualApi, queues::QueuesApi, schedules::SchedulesApi, system::SystemApi,
-    tasks::TasksApi, workers::WorkersApi,
+    tasks::TasksApi, usage::UsageApi, workers::WorkersApi,
 };
 use crate::{
     ApiConfig,
@@ -84,6 +85,8 @@ enum Tag {
     Queues,
     /// Who runs tasks, and what they are told to do.
     Workers,
+    /// What calls of models used and cost.
+    Usage,
     /// How the product fares.
     System,
 }
