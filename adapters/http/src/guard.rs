@@ -299,8 +299,8 @@ fn is_bare_failure(answer: &Response) -> bool {
         && !media_type.starts_with("application/json")
 }
 
-fn methods_by_route(document: &[u8]) -> Vec<(String, String)> {
-    let document: serde_json::Value = serde_json::from_slice(document).unwrap_or_default();
+fn methods_by_route(document: &str) -> Vec<(String, String)> {
+    let document: serde_json::Value = serde_json::from_str(document).unwrap_or_default();
     let routes = document["paths"].as_object().into_iter().flatten();
     let mut all: Vec<(String, String)> = routes
         .map(|(route, operations)| {

@@ -150,7 +150,7 @@ pub(crate) struct Description(Arc<Descriptions>);
 
 struct Descriptions {
     config: ApiConfig,
-    document: OnceLock<Bytes>,
+    document: OnceLock<String>,
     page: OnceLock<Bytes>,
 }
 
@@ -161,23 +161,22 @@ impl Description {
     }
 
     /// The OpenAPI document.
-    pub(crate) fn document(&self) -> &Bytes {
-        self.0.document.get_or_init(|| openapi_document(&self.0.config).into())
+    pub(crate) fn document(&self) -> &str {
+        self.0.document.get_or_init(|| openapi_document(&self.0.config))
     }
 
     /// Swagger UI around it.
     fn page(&self) -> &Bytes {
         self.0.page.get_or_init(|| {
             let service = service_alone(&self.0.config);
-            let raw = service.spec();
-            docs_page(&service.swagger_ui_html(), &raw, &document::finish(&raw)).into()
+            docs_page(&service.swagger_ui_html(), &service.spec(), self.document()).into()
         })
     }
 }
 
 #[handler]
 fn openapi_json(description: Data<&Description>) -> Response {
-    Response::builder().content_type("application/json").body(description.document().clone())
+    Response::builder().content_type("application/json").body(description.document().to_owned())
 }
 
 #[handler]

@@ -11,8 +11,8 @@ use std::{
 
 use application::ports::{Claim, ClaimedTask, Settlement, StoreError};
 use domain::{
-    Change, Counters, End, Event, Failure, Json, QueueName, State, Suspicion, TaskId, WorkerId, decide,
-    queue::Room,
+    Change, Counters, End, Event, Failure, Json, QueueName, State, Suspicion, TaskId, Timestamp, WorkerId,
+    decide, queue::Room,
 };
 use sqlx::{Connection, PgConnection, postgres::PgRow};
 use tokio::{sync::OwnedRwLockReadGuard, time::Instant};
@@ -165,7 +165,9 @@ impl Operation for TakeTasks {
     type Output = Taken;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Taken, Fault> {
-        let Some(gate) = &self.gate else { return self.take(connection, usize::MAX).await };
+        let Some(gate) = &self.gate else {
+            return self.take(connection, usize::MAX, self.clock.bind()).await;
+        };
         let mut transaction = connection.begin().await?;
         let open = gate.open(&mut transaction, &self.clock).await?;
         let room = Some(open.room);
@@ -173,7 +175,7 @@ impl Operation for TakeTasks {
             transaction.rollback().await?;
             return Ok(Taken { batch: None, tasks: Vec::new(), room, unreadable: Vec::new() });
         }
-        let mut taken = self.take(&mut transaction, open.room.tasks).await?;
+        let mut taken = self.take(&mut transaction, open.room.tasks, Some(open.now)).await?;
         let count = taken.tasks.len() + taken.unreadable.len();
         taken.room = Some(open.passed(&mut transaction, count).await?);
         transaction.commit().await?;
@@ -183,22 +185,27 @@ impl Operation for TakeTasks {
 
 impl TakeTasks {
     /// Takes what is wanted, at most so many where there are limits.
-    async fn take(&self, connection: &mut PgConnection, room: usize) -> Result<Taken, Fault> {
+    async fn take(
+        &self,
+        connection: &mut PgConnection,
+        room: usize,
+        now: Option<Timestamp>,
+    ) -> Result<Taken, Fault> {
         let rows = match &self.wanted {
             Wanted::Ids(ids) => {
-                let query = sqlx::query(CLAIM_IDS).bind(self.worker.0).bind(self.clock.bind()).bind(ids);
+                let query = sqlx::query(CLAIM_IDS).bind(self.worker.0).bind(now).bind(ids);
                 query.fetch_all(connection).await?
             }
             Wanted::Next { queues, limit: most, behind } => {
                 let most = room.min(*most);
                 let names: Vec<_> = queues.iter().map(|(queue, _)| queue.as_str()).collect();
                 let each: Vec<_> = queues.iter().map(|(_, each)| limit((*each).min(most))).collect();
-                let query = sqlx::query(CLAIM_NEXT).bind(self.worker.0).bind(self.clock.bind());
+                let query = sqlx::query(CLAIM_NEXT).bind(self.worker.0).bind(now);
                 query.bind(names).bind(each).bind(limit(most)).bind(behind).fetch_all(connection).await?
             }
             Wanted::Suspects { queues, suspicion, limit: most } => {
                 let names: Vec<_> = queues.iter().map(QueueName::as_str).collect();
-                let query = sqlx::query(CLAIM_SUSPECTS).bind(self.worker.0).bind(self.clock.bind());
+                let query = sqlx::query(CLAIM_SUSPECTS).bind(self.worker.0).bind(now);
                 let most = limit(room.min(*most));
                 query.bind(names).bind(most).bind(lane(*suspicion)).fetch_all(connection).await?
             }

@@ -18,7 +18,8 @@ pub(crate) struct Open<'g> {
     gate: &'g Gate,
     running: u64,
     arrival: Option<Timestamp>,
-    now: Timestamp,
+    /// When it was opened: later than every end that it has seen, which the beginning of the transaction need not be.
+    pub(crate) now: Timestamp,
     /// What it lets through.
     pub(crate) room: Room,
 }

@@ -2,8 +2,8 @@
 //!
 //! The rate is that of the first tasks that a fresh worker process ends: from its first claim until the last of them is
 //! settled, by the server's clock. `waiting` is what still waits behind them, so 1,000 waiting are measured over as many
-//! tasks as 5,000,000. Beside an old snapshot the worker is one that has drained all the time since; it is frozen while
-//! its next tasks are submitted. What a fresh one does there, which has to find the first waiting task behind all that
+//! tasks as 5,000,000. Beside an old snapshot the worker is one that has been draining; it is frozen while its next tasks are
+//! submitted. What a fresh one does there, which has to find the first waiting task behind all that
 //! cannot be cleaned up, is told besides.
 
 use std::time::Duration;

@@ -2,12 +2,12 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use application::ports::{Claim, StoreError, Submitted, TaskStore, UpkeepStore, WorkStore};
+use application::ports::{Claim, LimitedClaim, StoreError, Submitted, TaskStore, UpkeepStore, WorkStore};
 use contract_tests::{
     fixtures::*,
     servers::{PostgresServer, SmallDisk},
 };
-use domain::{AttemptOutcome, Json, NewTask, Status, Tenant};
+use domain::{AttemptOutcome, Json, NewTask, QueueLimits, Status, Suspicion, Tenant};
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use sqlx::{Connection, PgConnection, Row};
 
@@ -113,6 +113,40 @@ async fn busy_connections_are_waited_for_and_then_named() {
     }
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("no lock");
     blocked.await.expect("no panic").expect("cancel");
+}
+
+/// The beginning of its transaction would be a moment at which the other still ran.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limited_claim_that_had_to_wait_bears_a_time_after_the_ends_that_it_saw() {
+    let (url, store) = fresh().await;
+    let worker = worker(&*store).await;
+    submit_many(&*store, 2).await;
+    let claim = LimitedClaim {
+        queue: task().queue,
+        limits: QueueLimits { max_running: Some(1), rate: None },
+        suspicion: Suspicion::None,
+        limit: 1,
+    };
+    let first = store.claim_limited(worker, &claim).await.expect("claim").tasks.remove(0);
+    let mut other = PgConnection::connect(&url).await.expect("a connection");
+    sqlx::raw_sql("BEGIN; SELECT FROM queue_state FOR UPDATE").execute(&mut other).await.expect("a lock");
+    let claiming = tokio::spawn({
+        let store = store.clone();
+        async move { store.claim_limited(worker, &claim).await.expect("claim") }
+    });
+    let mut looker = PgConnection::connect(&url).await.expect("a connection");
+    let waiting = "SELECT count(*) > 0 FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    tokio::time::timeout(PATIENCE, async {
+        while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut looker).await.expect("activity") {}
+    })
+    .await
+    .expect("the claim waits for the lock");
+    settled(&*store, worker, success(&first, "1")).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("no lock");
+    let second = claiming.await.expect("no panic").tasks.remove(0);
+    let ended = read(&*store, first.id).await.completed_at.expect("an end");
+    assert!(second.started_at > ended, "{} is not after {ended}", second.started_at);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
