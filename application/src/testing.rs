@@ -19,7 +19,7 @@ use crate::{
     in_process::InProcessSignals,
     memory::MemoryStore,
     ports::{
-        Applied, Chance, Claim, ClaimedTask, MockChance, Order, Settlement, Signal, Signals, Store,
+        Applied, Chance, Claim, ClaimedTask, MockChance, Order, Patience, Settlement, Signal, Signals, Store,
         UpkeepStore, WorkStore, WorkerProfile,
     },
     queues::Queues,
@@ -184,7 +184,7 @@ pub(crate) async fn fail_all(store: &MemoryStore, code: impl Fn(TaskId) -> &'sta
     let worker = store.register(&profile("failing@host")).await.expect("registered");
     let queues =
         store.waiting_queues(&[]).await.expect("readable").into_iter().map(|queue| (queue, usize::MAX));
-    let claim = Claim::Next { queues: queues.collect(), limit: usize::MAX };
+    let claim = Claim::Next { queues: queues.collect(), limit: usize::MAX, patience: Patience::Any };
     let claimed = store.claim(worker, &claim).await.expect("claimed");
     let settle = |task: &ClaimedTask| Settlement {
         task: task.id,

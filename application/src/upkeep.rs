@@ -295,7 +295,19 @@ impl Upkeep {
             return Ok(());
         };
         self.next_sweep = Instant::now() + SWEEP;
-        for queue in self.ports.store.waiting_queues(&[]).await? {
+        let mut queues = match order.queues().await {
+            Ok(queues) => queues,
+            Err(error) => {
+                tracing::debug!(%error, "the order could not be swept");
+                return Ok(());
+            }
+        };
+        queues.extend(self.ports.routes.queues());
+        queues.sort_unstable();
+        queues.dedup();
+        // Where the order has lost a queue altogether, it is found in the store.
+        queues.extend(self.ports.store.waiting_queues(&queues).await?);
+        for queue in queues {
             // A queue with limits is taken from the store alone.
             if !self.ports.routes.settings(&queue).limits.are_none() {
                 continue;

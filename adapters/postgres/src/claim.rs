@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use application::ports::{Claim, ClaimedTask, Settlement, StoreError};
+use application::ports::{Claim, ClaimedTask, Patience, Settlement, StoreError};
 use domain::{
     Change, Counters, End, Event, Failure, Json, QueueName, State, Suspicion, TaskId, Timestamp, WorkerId,
     decide, queue::Room,
@@ -24,7 +24,7 @@ use crate::{
     error::Fault,
     ledger::Ledger,
     limits::Gate,
-    marks::{Patience, Scan},
+    marks::Scan,
     rows::{self, counters, field, in_lock_order, lane, limit},
 };
 
@@ -255,10 +255,13 @@ impl PostgresStore {
         let mut scan = None;
         let wanted = match claim {
             Claim::Ids(ids) => Wanted::Ids(in_lock_order(ids.iter().copied())),
-            Claim::Next { queues, limit } => {
-                let queues = self.turns.order(queues);
+            Claim::Next { queues, limit, patience } => {
+                let mut queues = self.turns.order(queues);
+                if *patience == Patience::Little {
+                    queues.retain(|(queue, _)| self.claim_marks.lets_look_soon(queue));
+                }
                 let (begun, behind) =
-                    self.claim_marks.begin(queues.iter().map(|(queue, _)| queue), Patience::Any);
+                    self.claim_marks.begin(queues.iter().map(|(queue, _)| queue), *patience);
                 scan = Some(begun);
                 Wanted::Next { queues, limit: *limit, behind }
             }

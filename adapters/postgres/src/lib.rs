@@ -51,8 +51,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
     FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan, Overdue,
-    Overrunning, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry, RetryOutcome, Settlement,
-    StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk, WorkStore, WorkerProfile,
+    Overrunning, Patience, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry, RetryOutcome,
+    Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk, WorkStore,
+    WorkerProfile,
 };
 use async_trait::async_trait;
 use domain::{
@@ -116,8 +117,8 @@ impl PostgresStore {
             clock,
             ledgers: ledger::Ledgers::default(),
             turns: claim::Turns::default(),
-            claim_marks: marks::Marks::new(options.slow_scan),
-            refill_marks: marks::Marks::new(options.slow_scan),
+            claim_marks: marks::Marks::new(options.slow_scan, marks::Share::Quarter),
+            refill_marks: marks::Marks::new(options.slow_scan, marks::Share::Twentieth),
             tallies: tally::Tallies::default(),
             audit: rescue::Audit::default(),
             edge_audit: rescue::Audit::default(),
@@ -286,11 +287,11 @@ impl UpkeepStore for PostgresStore {
     }
 
     async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
-        self.first_waiting(queue, limit, marks::Patience::Any).await
+        self.first_waiting(queue, limit, Patience::Any).await
     }
 
     async fn waiting_on(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
-        self.first_waiting(queue, limit, marks::Patience::Little).await
+        self.first_waiting(queue, limit, Patience::Little).await
     }
 
     async fn waiting_queues(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError> {

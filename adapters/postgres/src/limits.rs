@@ -1,11 +1,11 @@
 //! What limits let through: claims from a queue with limits go one by one, by the lock of its row in `queue_state`, so that
 //! each sees what those before it have started. Queues without limits have no part in this.
 
-use application::ports::{LimitedClaim, LimitedTasks, StoreError};
+use application::ports::{LimitedClaim, LimitedTasks, Patience, StoreError};
 use domain::{QueueLimits, QueueName, Suspicion, Timestamp, WorkerId, queue::Room};
 use sqlx::PgConnection;
 
-use crate::{PostgresStore, claim::Wanted, clock::Clock, error::Fault, marks::Patience, rows::field};
+use crate::{PostgresStore, claim::Wanted, clock::Clock, error::Fault, rows::field};
 
 /// The limits that a claim has to pass.
 pub(crate) struct Gate {

@@ -3,8 +3,8 @@
 //! A scan through the index of waiting tasks passes over everything that was taken since: rows that run, and, while some
 //! old snapshot keeps the vacuum away, every row that was ever there. So it begins behind what was found the last time.
 //! That misses whoever comes in before the mark: a retry, a commit that was overtaken. They are found by whole scans, one
-//! at a time, which may take a twentieth of the time: as good as always while they are quick, seldom when they are slow,
-//! and then never where somebody cannot wait.
+//! at a time, which may take a part of the time: as good as always while they are quick, seldom when they are slow, and
+//! then never where somebody cannot wait.
 
 use std::{
     collections::HashMap,
@@ -12,13 +12,32 @@ use std::{
     time::Duration,
 };
 
+use application::ports::Patience;
 use domain::{Priority, QueueName, TaskId};
 use tokio::time::Instant;
 
-/// Whole scans take at most this part of the time...
-const WHOLE_SCANS: u32 = 20;
-/// ... unless they come less often than this: what came in before the mark must not wait for long.
-const SELDOM: Duration = Duration::from_secs(2);
+/// The part of the time that whole scans may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Share {
+    /// A twentieth, or a quarter where they would come less often than every two seconds: nobody else finds what came in
+    /// before the mark, so it must not wait for long.
+    Quarter,
+    /// A twentieth: they mend what is seldom broken, in every process.
+    Twentieth,
+}
+
+impl Share {
+    const SELDOM: Duration = Duration::from_secs(2);
+
+    /// From the beginning of a whole scan that took so long until the next one may begin.
+    fn pause(self, took: Duration) -> Duration {
+        match self {
+            Self::Quarter => (took * 20).min(Self::SELDOM.max(took * 4)),
+            Self::Twentieth => took * 20,
+        }
+    }
+}
+
 /// So few rows are passed over in no time: up to then, every scan is whole, unless the last one was slow.
 const FEW: usize = 2_000;
 const PRIORITIES: usize = Priority::LAST.get() as usize + 1;
@@ -29,6 +48,7 @@ pub(crate) struct Marks {
     book: Mutex<Book>,
     /// What counts as a slow scan.
     slow: Duration,
+    share: Share,
 }
 
 #[derive(Debug, Default)]
@@ -43,15 +63,6 @@ struct Book {
     found: usize,
 }
 
-/// How long a scan may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// As long as it takes.
-    Any,
-    /// Somebody waits for it.
-    Little,
-}
-
 /// A scan on its way. One that is dropped came to nothing, and took as long as it did.
 #[derive(Debug)]
 pub(crate) struct Scan<'m> {
@@ -62,8 +73,14 @@ pub(crate) struct Scan<'m> {
 
 impl Marks {
     /// No marks yet; a whole scan counts as slow from `slow` on.
-    pub(crate) fn new(slow: Duration) -> Self {
-        Self { book: Mutex::default(), slow }
+    pub(crate) fn new(slow: Duration, share: Share) -> Self {
+        Self { book: Mutex::default(), slow, share }
+    }
+
+    /// Whether a scan of this queue for somebody who cannot wait is quick, as far as one can know.
+    pub(crate) fn lets_look_soon(&self, queue: &QueueName) -> bool {
+        let book = self.book();
+        book.took < self.slow || book.behind.contains_key(queue)
     }
 
     /// Begins a scan of these queues: for each, and in each for each priority, the id behind which it begins.
@@ -116,8 +133,7 @@ impl Drop for Scan<'_> {
             let took = self.began.elapsed();
             book.took = took;
             book.under_way = false;
-            let pause = (took * WHOLE_SCANS).min(SELDOM.max(took * 2));
-            book.no_whole_scan_before = Some(self.began + pause);
+            book.no_whole_scan_before = Some(self.began + self.marks.share.pause(took));
         }
     }
 }
@@ -137,7 +153,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn slow_whole_scans_are_rare_and_others_begin_behind_what_was_found() {
         let (marks, queue, other) =
-            (Marks::new(SLOW), QueueName::default_queue(), "other".parse().expect("a name"));
+            (Marks::new(SLOW, Share::Quarter), QueueName::default_queue(), "other".parse().expect("a name"));
         let begin = |queues: &[&QueueName]| marks.begin(queues.iter().copied(), Patience::Any);
         let urgent = Priority::FIRST;
         let (scan, from) = begin(&[&queue]);
@@ -165,25 +181,49 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_fresh_process_that_meets_a_slow_scan_does_not_repeat_it() {
-        let (marks, queue) = (Marks::new(SLOW), QueueName::default_queue());
+        let (marks, queue) = (Marks::new(SLOW, Share::Quarter), QueueName::default_queue());
         let (scan, _) = marks.begin([&queue], Patience::Little);
         tokio::time::advance(SLOW).await;
         scan.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
         assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, 7));
-        tokio::time::advance(SELDOM).await;
+        tokio::time::advance(Share::SELDOM).await;
         assert_eq!(marks.begin([&queue], Patience::Little).1, behind(0, 7), "who cannot wait is spared");
         assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, -1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_scan_that_fails_is_not_repeated_at_once_either() {
-        let (marks, queue) = (Marks::new(SLOW), QueueName::default_queue());
+        let (marks, queue) = (Marks::new(SLOW, Share::Quarter), QueueName::default_queue());
         let (scan, _) = marks.begin([&queue], Patience::Any);
-        tokio::time::advance(SELDOM * 2).await;
+        tokio::time::advance(Share::SELDOM * 2).await;
         drop(scan); // the statement's time was over
         marks.begin([&queue], Patience::Little).0.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
         assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, 7));
-        tokio::time::advance(SELDOM * 4).await;
+        tokio::time::advance(Share::SELDOM * 6).await;
         assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, -1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repairs_take_a_twentieth_of_the_time_however_slow_they_are() {
+        let (marks, queue) = (Marks::new(SLOW, Share::Twentieth), QueueName::default_queue());
+        let (scan, _) = marks.begin([&queue], Patience::Any);
+        tokio::time::advance(Share::SELDOM).await;
+        scan.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
+        tokio::time::advance(Share::SELDOM * 19 - SLOW).await;
+        assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, 7));
+        tokio::time::advance(SLOW).await;
+        assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, -1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_wait_does_not_look_where_nothing_is_known_and_scans_are_slow() {
+        let (marks, queue) = (Marks::new(SLOW, Share::Quarter), QueueName::default_queue());
+        assert!(marks.lets_look_soon(&queue), "nobody knows how long it takes");
+        let (scan, _) = marks.begin([&queue], Patience::Little);
+        tokio::time::advance(SLOW).await;
+        scan.end(0, []);
+        assert!(!marks.lets_look_soon(&queue));
+        marks.begin([&queue], Patience::Any).0.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
+        assert!(marks.lets_look_soon(&queue), "it begins behind what was found");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, iter};
 
-use application::ports::{StoreError, Waiting};
+use application::ports::{Patience, StoreError, Waiting};
 use domain::{QueueName, Suspicion, TaskId};
 use sqlx::{PgConnection, postgres::PgRow};
 
@@ -10,7 +10,6 @@ use crate::{
     PostgresStore,
     connections::Operation,
     error::Fault,
-    marks::Patience,
     rows::{self, field, limit},
 };
 

@@ -30,7 +30,7 @@ impl Change for Claim {
         }
         let wanted = match &self.wish {
             Wish::Ids(ids) => ids.clone(),
-            Wish::Next { queues, limit } => next(write, queues, *limit).await?,
+            Wish::Next { queues, limit, .. } => next(write, queues, *limit).await?,
             Wish::Suspects { queues, suspicion, limit } => {
                 suspects(write, queues, *suspicion, *limit).await?
             }

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use application::ports::{
-    Applied, Claim, ListPage, Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore,
-    WorkStore, WorkerProfile,
+    Applied, Claim, ListPage, Patience, Settlement, StoreError, Submitted, TaskFilter, TaskStore,
+    UpkeepStore, WorkStore, WorkerProfile,
 };
 use domain::{
     Event, Json, Limits, NewTask, Priority, QueueName, Start, State, Status, Suspicion, TaskId, TaskType,
@@ -117,7 +117,8 @@ async fn the_next_process_goes_on_where_the_last_one_stopped() {
     assert!(anew > worker, "a fresh id");
     let queues = vec![QueueName::default_queue()];
     let suspects = Claim::Suspects { queues, suspicion: Suspicion::Shared, limit: 10 };
-    let next = Claim::Next { queues: vec![(QueueName::default_queue(), 10)], limit: 10 };
+    let next =
+        Claim::Next { queues: vec![(QueueName::default_queue(), 10)], limit: 10, patience: Patience::Any };
     for (claim, expected) in [(suspects, (runs, 2)), (next, (waits, 1))] {
         let claimed = store.claim(anew, &claim).await.expect("claim");
         let claimed: Vec<_> = claimed.iter().map(|task| (task.id, task.counters.attempt)).collect();

@@ -24,7 +24,9 @@ const CHUNK_BYTES: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     open: Mutex<HashMap<TaskId, Open>>,
-    news: Notify,
+    /// Told of every report.
+    unannounced: Notify,
+    unstored: Notify,
     /// Held while reports are written to the store: a settlement waits for it, because once the task is settled its
     /// late reports would be refused by the fence.
     writing: tokio::sync::Mutex<()>,
@@ -88,7 +90,8 @@ impl Recorder {
         }
         if open.attempt == number {
             report(open);
-            self.news.notify_one();
+            self.unannounced.notify_one();
+            self.unstored.notify_one();
         }
     }
 
@@ -119,33 +122,36 @@ impl Recorder {
         drop(self.writing.lock().await);
     }
 
-    /// Carries reports out until the worker stops.
+    /// Carries reports out until the worker stops. Readers do not wait for the store, however slow it is.
     pub(crate) async fn run(
         self: Arc<Self>,
         store: Arc<dyn Store>,
         signals: Arc<dyn Signals>,
         stop: CancellationToken,
     ) {
-        let mut store_next = tokio::time::Instant::now();
+        let carrying =
+            async { tokio::join!(self.announce_all(signals.as_ref()), self.store_all(store.as_ref())) };
+        stop.run_until_cancelled(carrying).await;
+    }
+
+    async fn announce_all(&self, signals: &dyn Signals) {
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.news.notified() => {}
-            }
+            self.unannounced.notified().await;
             tokio::time::sleep(JOIN).await;
             let news = self.take_news();
             if !news.is_empty() {
                 signals.publish(&news).await;
             }
-            if tokio::time::Instant::now() >= store_next {
-                self.write(store.as_ref()).await;
-                store_next = tokio::time::Instant::now() + STORE_EVERY;
-            }
-            if self.open().values().any(|open| open.progress_unstored || !open.unstored.is_empty()) {
-                // Come back for them even if the handler falls silent.
-                self.news.notify_one();
-                tokio::time::sleep_until(store_next.min(tokio::time::Instant::now() + JOIN)).await;
-            }
+        }
+    }
+
+    async fn store_all(&self, store: &dyn Store) {
+        loop {
+            self.unstored.notified().await;
+            tokio::time::sleep(JOIN).await;
+            let next = tokio::time::Instant::now() + STORE_EVERY;
+            self.write(store).await;
+            tokio::time::sleep_until(next).await;
         }
     }
 
@@ -163,6 +169,7 @@ impl Recorder {
         let _writing = self.writing.lock().await;
         let mut by_worker: HashMap<WorkerId, Leftover> = HashMap::new();
         for (task, open) in self.open().iter_mut() {
+            open.close_chunk(*task);
             if open.progress_unstored || !open.unstored.is_empty() {
                 let batch = by_worker.entry(open.worker).or_default();
                 batch.progress.extend(open.progress_to_store(*task));
@@ -173,6 +180,8 @@ impl Recorder {
             if let Err(error) = store.record(worker, &batch.progress, &batch.chunks).await {
                 tracing::warn!(%error, "progress and output could not be stored yet");
                 self.put_back(batch);
+                // Come back for them even if the handlers fall silent.
+                self.unstored.notify_one();
             }
         }
     }

@@ -62,7 +62,7 @@ impl WorkStore for MemoryStore {
         }
         let ids = match claim {
             Claim::Ids(ids) => ids.iter().copied().filter(|id| !state.is_suspect(*id)).collect(),
-            Claim::Next { queues, limit } => next(&mut state, queues, *limit),
+            Claim::Next { queues, limit, .. } => next(&mut state, queues, *limit),
             Claim::Suspects { queues, suspicion, limit } => suspects(&state, queues, *suspicion, *limit),
         };
         Ok(ids.into_iter().filter_map(|id| take(&mut state, worker, id, now)).collect())

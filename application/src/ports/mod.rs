@@ -34,8 +34,9 @@ pub use schedules::{DueSchedule, Fired, Firing, FiringRecord, Put, ScheduleStore
 pub use signals::{Signal, SignalStream, Signals};
 pub use store::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
-    Health, LimitedClaim, LimitedTasks, ListPage, ProgressRecord, QueueCounts, Receipt, Reprioritised, Retry,
-    RetryOutcome, Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore, WorkStore, WorkerProfile,
+    Health, LimitedClaim, LimitedTasks, ListPage, Patience, ProgressRecord, QueueCounts, Receipt,
+    Reprioritised, Retry, RetryOutcome, Settlement, Store, StoreError, Submitted, TaskFilter, TaskStore,
+    WorkStore, WorkerProfile,
 };
 pub use upkeep::{Orphan, Overdue, Overrunning, Removal, UpkeepStore, Walk};
 

@@ -348,6 +348,16 @@ pub struct WorkerProfile {
     pub about: Option<Json>,
 }
 
+/// For how long to look for waiting tasks. Beside an old snapshot of the database it can take seconds to see that nobody
+/// came in before those that were found the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as it takes: nobody else finds them.
+    Any,
+    /// Not for long: whoever came in before may be left to others.
+    Little,
+}
+
 /// Which tasks a worker would like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
@@ -360,6 +370,8 @@ pub enum Claim {
         queues: Vec<(QueueName, usize)>,
         /// The most in all.
         limit: usize,
+        /// For how long to look for them.
+        patience: Patience,
     },
     /// The first suspects of one degree in these queues, by priority and id. Tasks that another claim has in hand are
     /// skipped.

@@ -59,10 +59,13 @@ impl QueueCare {
             return Ok(());
         }
         self.next_look_for_unserved = now + LOOK_FOR_UNSERVED;
-        let waiting = ports.store.waiting_queues(&[]).await?;
-        let served = if waiting.is_empty() { Vec::new() } else { ports.store.served().await? };
+        let served = ports.store.served().await?;
+        let is_served = |queue: &QueueName| workers_of(&served, queue) > 0;
+        let named = served.iter().flat_map(|(service, _)| service.only.clone());
+        let known: Vec<_> = ports.routes.queues().into_iter().chain(named).filter(is_served).collect();
+        let waiting = ports.store.waiting_queues(&known).await?;
         let before = std::mem::take(&mut self.unserved);
-        for queue in waiting.into_iter().filter(|queue| workers_of(&served, queue) == 0) {
+        for queue in waiting.into_iter().filter(|queue| !is_served(queue)) {
             let told = before.get(&queue).copied();
             if told == Some(false) {
                 tracing::warn!(%queue, "tasks wait in a queue that no living worker serves: start one, or add the queue to a worker's queues");

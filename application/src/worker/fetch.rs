@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use domain::{QueueLimits, QueueName, Suspicion, TaskId, WorkerId, turns::Shares};
 
-use crate::ports::{Claim, ClaimedTask, LimitedClaim, Order, StoreError, WorkStore};
+use crate::ports::{Claim, ClaimedTask, LimitedClaim, Order, Patience, StoreError, WorkStore};
 
 /// What a worker could run now.
 #[derive(Debug, Clone)]
@@ -138,7 +138,7 @@ async fn in_order(
         return Ok(Fetched::of(Vec::new(), true));
     }
     let Some(order) = order else {
-        return from_the_store(store, worker, want).await;
+        return from_the_store(store, worker, want, Patience::Any).await;
     };
     if !want.named.is_empty() {
         let tasks = store.claim(worker, &Claim::Ids(want.named.clone())).await?;
@@ -149,7 +149,7 @@ async fn in_order(
         Ok(popped) => popped,
         Err(error) => {
             tracing::debug!(%error, "the order does not answer; claiming from the store");
-            let fetched = from_the_store(store, worker, want).await?;
+            let fetched = from_the_store(store, worker, want, Patience::Any).await?;
             return Ok(Fetched { order_works: false, ..fetched });
         }
     };
@@ -161,7 +161,9 @@ async fn in_order(
     }
     if want.look_at_the_store && tasks.len() < want.limit {
         let limit = want.limit - tasks.len();
-        match from_the_store(store, worker, &Want { limit, ..want.clone() }).await {
+        // What is in hand waits for this look, and the sweep finds what it passes over.
+        let want = Want { limit, ..want.clone() };
+        match from_the_store(store, worker, &want, Patience::Little).await {
             Ok(more) => tasks.extend(more.tasks),
             // What is in hand already has to run: nobody else would, while this worker lives.
             Err(error) if !tasks.is_empty() => {
@@ -173,8 +175,14 @@ async fn in_order(
     Ok(Fetched { low: popped.low, ..Fetched::of(tasks, maybe_more) })
 }
 
-async fn from_the_store(store: &dyn WorkStore, worker: WorkerId, want: &Want) -> Result<Fetched, StoreError> {
-    let tasks = store.claim(worker, &Claim::Next { queues: want.queues.clone(), limit: want.limit }).await?;
+async fn from_the_store(
+    store: &dyn WorkStore,
+    worker: WorkerId,
+    want: &Want,
+    patience: Patience,
+) -> Result<Fetched, StoreError> {
+    let claim = Claim::Next { queues: want.queues.clone(), limit: want.limit, patience };
+    let tasks = store.claim(worker, &claim).await?;
     let maybe_more = !tasks.is_empty();
     Ok(Fetched::of(tasks, maybe_more))
 }
@@ -218,7 +226,10 @@ mod tests {
                 Claim::Suspects { suspicion: Suspicion::Shared, .. } => finds.shared,
                 Claim::Suspects { .. } => finds.alone,
                 Claim::Ids(_) => finds.ids,
-                Claim::Next { .. } => finds.next,
+                Claim::Next { patience, .. } => {
+                    assert_eq!(*patience, Patience::Little, "tasks are in hand meanwhile");
+                    finds.next
+                }
             };
             let away = || StoreError::Unavailable("connection reset".into());
             Ok(found.ok_or_else(away)?.iter().copied().map(task).collect())
@@ -283,7 +294,9 @@ mod tests {
         let mut store = MockWorkStore::new();
         let (first, second) = (urgent.clone(), normal.clone());
         store.expect_claim().returning(move |_, claim| {
-            let Claim::Next { queues, limit } = claim else { panic!("by order: {claim:?}") };
+            let Claim::Next { queues, limit, patience: Patience::Any } = claim else {
+                panic!("by order: {claim:?}")
+            };
             let of = |id: i64, queue: &QueueName| ClaimedTask { queue: queue.clone(), ..task(id) };
             Ok(match (queues.as_slice(), limit) {
                 ([(queue, 3)], 4) if *queue == first => vec![of(1, queue), of(2, queue)],

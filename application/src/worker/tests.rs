@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 use tokio::sync::Notify;
 
 use crate::{
-    ports::{Claim, MockOrder, Popped, Signal, TaskStore, WorkStore},
+    ports::{Claim, MockOrder, Patience, Popped, Signal, TaskStore, WorkStore},
     registry::{Output, TaskTypeSpec},
     tasks::TaskEvent,
     testing::{Product, profile, queue},
@@ -364,7 +364,7 @@ async fn a_dead_workers_task_is_taken_over_and_a_late_answer_changes_nothing() {
     let product = Product::new([quick("demo.quick")]);
     let id = product.submit("demo.quick", |_| {}).await;
     let doomed = product.store.register(&profile("doomed@host")).await.expect("registered");
-    let claim = Claim::Next { queues: vec![(queue("demo_tasks"), 1)], limit: 1 };
+    let claim = Claim::Next { queues: vec![(queue("demo_tasks"), 1)], limit: 1, patience: Patience::Any };
     let claimed = product.store.claim(doomed, &claim).await.expect("claimed");
     assert_eq!(claimed[0].id, id);
 
@@ -510,7 +510,7 @@ async fn an_attempt_that_its_living_worker_never_ends_is_ended_from_outside() {
     let product = Product::new([quick("demo.quick")]);
     let id = product.submit("demo.quick", |task| task.time_limit = Some(seconds(30))).await;
     let stuck = product.store.register(&profile("stuck@host")).await.expect("registered");
-    let claim = Claim::Next { queues: vec![(queue("demo_tasks"), 1)], limit: 1 };
+    let claim = Claim::Next { queues: vec![(queue("demo_tasks"), 1)], limit: 1, patience: Patience::Any };
     assert_eq!(product.store.claim(stuck, &claim).await.expect("claimed")[0].id, id);
     let store = Arc::clone(&product.store);
     let beating = tokio::spawn(async move {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    Applied, Claim, ClaimedTask, ListPage, QueueCounts, Receipt, Settlement, Store, Submitted, TaskFilter,
-    WorkerProfile,
+    Applied, Claim, ClaimedTask, ListPage, Patience, QueueCounts, Receipt, Settlement, Store, Submitted,
+    TaskFilter, WorkerProfile,
 };
 use domain::{
     AttemptOutcome, Change, Counters, End, Event, Failure, Json, Limits, NewTask, OwnTerms, Priority,
@@ -148,7 +148,7 @@ pub async fn claim_next(
     limit: usize,
 ) -> Vec<ClaimedTask> {
     let queues = queues.iter().map(|(name, most)| (queue(name), *most)).collect();
-    store.claim(worker, &Claim::Next { queues, limit }).await.expect("claim")
+    store.claim(worker, &Claim::Next { queues, limit, patience: Patience::Any }).await.expect("claim")
 }
 
 /// The ids of claimed tasks, as answered.

@@ -12,8 +12,9 @@ use application::{
     memory::MemoryStore,
     ports::{
         Applied, CancelOutcome, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup, FlowStored,
-        ListPage, Needed, NewNeed, NewNode, Overdue, Purged, QueueCounts, QueueStore, Reprioritised, Retry,
-        RetryOutcome, Settlement, Store, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, WorkStore,
+        ListPage, Needed, NewNeed, NewNode, Overdue, Patience, Purged, QueueCounts, QueueStore,
+        Reprioritised, Retry, RetryOutcome, Settlement, Store, Submitted, TaskFilter, TaskStore, UpkeepStore,
+        Waiting, WorkStore,
     },
 };
 use domain::{
@@ -335,7 +336,7 @@ impl<'h> Mirror<'h> {
         let limit = self.dice.below(6);
         let claim = match self.dice.below(4) {
             0 => Claim::Ids(self.some_ids()),
-            1 => Claim::Next { queues: vec![(name, 4)], limit },
+            1 => Claim::Next { queues: vec![(name, 4)], limit, patience: Patience::Any },
             _ => {
                 let suspicion = self.dice.pick(&Suspicion::ALL).expect("three");
                 Claim::Suspects { queues: vec![queue("b"), queue("a")], suspicion, limit }

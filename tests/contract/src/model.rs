@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use application::ports::{Applied, CancelOutcome, Claim, ClaimedTask, DeleteOutcome, Settlement, Store};
+use application::ports::{
+    Applied, CancelOutcome, Claim, ClaimedTask, DeleteOutcome, Patience, Settlement, Store,
+};
 use domain::{
     Change, Counters, Event, Failure, NewTask, RetryPolicy, Start, State, Status, Task, TaskId, Tenant,
     Timestamp, WorkerId, decide,
@@ -268,7 +270,7 @@ impl<'a> History<'a> {
         let Some(worker) = self.some_worker() else { return };
         let queues: Vec<_> = ["a", "b", "c"].iter().map(|name| (queue(name), self.dice.below(4))).collect();
         let limit = self.dice.below(8);
-        let claim = Claim::Next { queues: queues.clone(), limit };
+        let claim = Claim::Next { queues: queues.clone(), limit, patience: Patience::Any };
         let claimed = self.store.claim(worker, &claim).await.expect("claim");
         if !self.is_alive(worker) {
             assert_eq!(claimed, []);

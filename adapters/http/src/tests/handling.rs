@@ -1,6 +1,6 @@
 //! Running again and discarding. Nothing runs here, so what is handled was cancelled, or is brought to its end by hand.
 
-use application::ports::{Claim, Settlement, WorkStore, WorkerProfile};
+use application::ports::{Claim, Patience, Settlement, WorkStore, WorkerProfile};
 use domain::{Change, End, Failure, QueueName, WorkerName};
 
 use super::*;
@@ -24,7 +24,9 @@ async fn handled() -> Client {
     };
     let worker = store.register(&profile).await.expect("registered");
     let queue = QueueName::new("demo_tasks").expect("a queue");
-    let claimed = store.claim(worker, &Claim::Next { queues: vec![(queue, 2)], limit: 2 }).await;
+    let claimed = store
+        .claim(worker, &Claim::Next { queues: vec![(queue, 2)], limit: 2, patience: Patience::Any })
+        .await;
     let settle = |(task, code): (application::ports::ClaimedTask, &str)| {
         let error = Some(Failure::permanent(code, "as the test says"));
         let change = Change::Finish { end: End::Failed, counters: task.counters, error };

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::Publishing;
 use crate::{
     ports::{
-        Claim, Delivered, MockOutbound, MockTextGenerator, NotDelivered, Post, Retry, UpkeepStore, WorkStore,
+        Claim, Delivered, MockOutbound, MockTextGenerator, NotDelivered, Patience, Post, Retry, UpkeepStore,
+        WorkStore,
     },
     task_types::{built_in, publishing},
     tasks::{Submission, SubmitError},
@@ -61,7 +62,11 @@ fn message(retry: &str) -> Json {
 async fn take_and_die(product: &Product) {
     let worker = product.store.register(&profile("dying@host")).await.expect("registered");
     let queues = product.store.waiting_queues(&[]).await.expect("readable");
-    let claim = Claim::Next { queues: queues.into_iter().map(|queue| (queue, 1)).collect(), limit: 1 };
+    let claim = Claim::Next {
+        queues: queues.into_iter().map(|queue| (queue, 1)).collect(),
+        limit: 1,
+        patience: Patience::Any,
+    };
     assert_eq!(product.store.claim(worker, &claim).await.expect("claimed").len(), 1);
 }
 

@@ -11,10 +11,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
+use reqwest::RequestBuilder;
 use serde_json::json;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpSocket, TcpStream},
+    sync::mpsc::{self, UnboundedSender},
     task::JoinHandle,
     time::sleep,
 };
@@ -48,7 +50,7 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
     let mut rig = Rig::start(scale, Base::PostgresAndRedis).await?;
     rig.set("WORKER_CONCURRENCY", "100");
     let api = rig.front(0).await;
-    let _worker = rig.worker(&[]).await;
+    let worker = rig.worker(&[]).await;
     let client = rig.client()?;
     // What any API holds after its first requests.
     for number in 0..50 {
@@ -57,25 +59,33 @@ pub async fn run(scale: &Scale) -> Result<Finding> {
         client.watch(task, scale.patience()).await?;
     }
     let before = probes::memory_of(api.id())?;
+    // The readers are there when it begins: one that joins later waits for the store to have what it missed.
+    drop(worker);
 
     let input = json!({ "pieces": seconds * 1_000 / every_ms, "every_ms": every_ms, "bytes": 1_000 });
     let mut talks = Vec::new();
     for number in 0..tasks {
         let key = format!("{}-talk-{number}", scale.seed);
-        // The readers are there when it begins: one that joins later waits for the store to have what it missed.
-        let body = json!({ "type": types::TALK, "input": input, "delay_seconds": 4 });
-        talks.push(client.submit_body(&key, body).await?.task);
+        talks.push(client.submit(&key, types::TALK, input.clone()).await?.task);
     }
     let heard = Arc::new(Heard::default());
     let (mut awake, mut asleep) = (Vec::new(), Vec::new());
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let (there, mut arrivals) = mpsc::unbounded_channel();
     for number in 0..readers {
         let task = talks[usize::try_from(number)? % talks.len()];
         if number % (readers / stalled) == 0 {
             asleep.push(stall(rig.ports[0], task).await?);
         } else {
-            awake.push(tokio::spawn(listen(rig.ports[0], task, Arc::clone(&heard))));
+            let url = format!("http://127.0.0.1:{}/api/v1/tasks/{task}/events", rig.ports[0]);
+            awake.push(tokio::spawn(listen(http.get(url), there.clone(), Arc::clone(&heard))));
         }
     }
+    drop(there);
+    for _ in &awake {
+        arrivals.recv().await.context("a reader")?;
+    }
+    let _worker = rig.worker(&[]).await;
     let most = highest_memory(api.id(), &awake).await?;
     for reader in awake {
         reader.await.context("a reader")??;
@@ -125,13 +135,10 @@ async fn stall(port: u16, task: i64) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads to the end, and notes how late each piece is; the piece itself says when it was made. What was made before the
-/// reader came is old news, not late.
-async fn listen(port: u16, task: i64, heard: Arc<Heard>) -> Result<()> {
-    let http = reqwest::Client::builder().no_proxy().build()?;
-    let answer = http.get(format!("http://127.0.0.1:{port}/api/v1/tasks/{task}/events")).send().await?;
-    let mut body = answer.error_for_status()?.bytes_stream();
-    let connected = history::now();
+/// Says that it is there, reads to the end, and notes how late each piece is; the piece itself says when it was made.
+async fn listen(events: RequestBuilder, there: UnboundedSender<()>, heard: Arc<Heard>) -> Result<()> {
+    let mut body = events.send().await?.error_for_status()?.bytes_stream();
+    there.send(()).context("nobody waits for this reader")?;
     let (mut unread, mut late, mut pieces, mut ended) = (Vec::new(), Vec::new(), 0, false);
     while let Some(bytes) = body.next().await {
         let now = history::now();
@@ -147,9 +154,7 @@ async fn listen(port: u16, task: i64, heard: Arc<Heard>) -> Result<()> {
                 let made = piece.split(' ').next().and_then(|text| text.parse::<i64>().ok());
                 let made = made.with_context(|| format!("a piece without its time: {piece:?}"))?;
                 pieces += 1;
-                if made >= connected {
-                    late.push(Duration::from_micros(u64::try_from(now - made).unwrap_or_default()));
-                }
+                late.push(Duration::from_micros(u64::try_from(now - made).unwrap_or_default()));
             }
         }
     }
