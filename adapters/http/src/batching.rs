@@ -1,16 +1,19 @@
 //! The bodies of batches.
 
+use std::collections::BTreeMap;
+
 use application::{
     task_types::Callback,
     tasks::{ArticlesSubmission, BatchSubmission, MOST_ARTICLES},
 };
 use domain::flow::MOST_ITEMS;
 use poem_openapi::Object;
+use serde_json::value::RawValue;
 
 use crate::{
     body::AnyJson,
     callback,
-    fields::read_body,
+    fields::{Fields, read_body},
     problem::ApiError,
     submission::{SubmissionBody, read_flow, read_item, read_metadata},
 };
@@ -78,13 +81,40 @@ impl poem_openapi::types::Example for ArticlesBody {
     }
 }
 
+/// What the first of a batch's lines says of the batch itself, with what its items say that do not say otherwise.
+pub(crate) fn read_head(
+    text: &str,
+) -> Result<(BatchSubmission, Option<Callback>, BTreeMap<String, Box<RawValue>>), ApiError> {
+    read_body(text, |fields| {
+        fields.object("batch", "batch.", |fields| {
+            let name = read_name(fields);
+            let defaults = fields.raw_object("defaults");
+            let defaults = defaults.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
+            let then = fields.objects("then", &Default::default(), read_flow).unwrap_or_default();
+            let metadata = read_metadata(fields);
+            let callback = callback::read(fields);
+            Some((BatchSubmission { name, then, metadata, ..nameless() }, callback, defaults))
+        })
+    })
+}
+
+/// A batch of which nothing is said.
+pub(crate) fn nameless() -> BatchSubmission {
+    BatchSubmission { name: None, items: Vec::new(), then: Vec::new(), metadata: None, idempotency: None }
+}
+
+fn read_name(fields: &mut Fields<'_>) -> Option<String> {
+    let name = fields.take::<String>("name", "a text");
+    if name.as_ref().is_some_and(|name| name.is_empty() || name.chars().count() > 200) {
+        fields.refuse("name", "it is not 1 to 200 characters long");
+    }
+    name
+}
+
 /// Reads a batch, and who is to be told of its end.
 pub(crate) fn read(text: &str) -> Result<(BatchSubmission, Option<Callback>), ApiError> {
     read_body(text, |fields| {
-        let name = fields.take::<String>("name", "a text");
-        if name.as_ref().is_some_and(|name| name.is_empty() || name.chars().count() > 200) {
-            fields.refuse("name", "it is not 1 to 200 characters long");
-        }
+        let name = read_name(fields);
         let defaults = fields.raw_object("defaults");
         let has_items = fields.has("items");
         let items = fields.objects("items", &defaults, read_item);

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::problem::{ApiError, FieldError};
 
 /// A list with more mistakes is not read on.
-const MOST_ERRORS: usize = 50;
+pub(crate) const MOST_ERRORS: usize = 50;
 
 /// The fields of a JSON object, taken one by one. A field that is null counts as absent.
 pub(crate) struct Fields<'a> {
@@ -38,6 +38,33 @@ pub(crate) fn read_body<T>(
     match value {
         Some(value) if fields.errors.is_empty() => Ok(value),
         _ => Err(ApiError::invalid(fields.errors)),
+    }
+}
+
+/// Reads an object that stands by itself at a place with this name, under the same rules. What it does not say, `defaults`
+/// say.
+pub(crate) fn read_object<'a, T>(
+    text: &'a str,
+    at: &str,
+    defaults: &'a BTreeMap<String, Box<RawValue>>,
+    read: impl FnOnce(&mut Fields<'a>) -> Option<T>,
+) -> Result<T, Vec<FieldError>> {
+    let mut fields: BTreeMap<String, &'a RawValue> = serde_json::from_str(text).map_err(|error| {
+        let message = match error.classify() {
+            serde_json::error::Category::Data => "it is not a JSON object".to_owned(),
+            _ => format!("it is not valid JSON: {error}"),
+        };
+        vec![FieldError::new(at, message)]
+    })?;
+    for (name, value) in defaults {
+        fields.entry(name.clone()).or_insert(value);
+    }
+    let mut fields = Fields { fields, prefix: format!("{at}."), errors: Vec::new() };
+    let value = read(&mut fields);
+    fields.refuse_the_rest();
+    match value {
+        Some(value) if fields.errors.is_empty() => Ok(value),
+        _ => Err(fields.errors),
     }
 }
 

@@ -21,7 +21,7 @@ use poem_openapi::error::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    ApiConfig, Description,
+    ApiConfig, Description, batch_lines,
     problem::{FieldError, PROBLEM_JSON, Problem, ProblemJson},
 };
 
@@ -39,6 +39,8 @@ struct Rules {
     waiting_places: Semaphore,
     body_limit: usize,
     batches: (String, usize),
+    /// Where a body is read as it arrives.
+    lines: String,
     body_timeout: Duration,
     hosts: Vec<String>,
     description: Description,
@@ -54,6 +56,7 @@ impl Guard {
             waiting_places: Semaphore::new(config.max_waiting_requests),
             body_limit: config.body_limit,
             batches: (format!("{}/batches", config.prefix), config.batch_body_limit),
+            lines: format!("{}{}", config.prefix, batch_lines::ROUTE),
             body_timeout: config.body_timeout,
             hosts,
             description,
@@ -139,6 +142,9 @@ impl Guard {
     async fn check(&self, request: &mut Request) -> Result<(), ProblemJson> {
         self.check_host(request)?;
         check_query(request)?;
+        if *request.method() == Method::POST && request.uri().path() == self.0.lines {
+            return check_lines(request);
+        }
         if matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
             self.read_body(request).await?;
         }
@@ -260,6 +266,19 @@ fn check_media_type(request: &Request) -> Result<(), ProblemJson> {
     let shown: String = media_type.chars().take(80).collect();
     let detail = format!("Content-Type is {shown:?}; send Content-Type: application/json");
     let errors = vec![FieldError::new("Content-Type", "it is not application/json")];
+    Err(ProblemJson(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).with_errors(errors)))
+}
+
+/// Lines come under a media type of their own, for which another site's page has to ask.
+fn check_lines(request: &Request) -> Result<(), ProblemJson> {
+    let media_type = request.header(header::CONTENT_TYPE).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if matches!(essence.as_str(), batch_lines::MEDIA_TYPE | "application/ndjson" | "application/jsonl") {
+        return Ok(());
+    }
+    let shown: String = media_type.chars().take(80).collect();
+    let detail = format!("Content-Type is {shown:?}; send Content-Type: {}", batch_lines::MEDIA_TYPE);
+    let errors = vec![FieldError::new("Content-Type", format!("it is not {}", batch_lines::MEDIA_TYPE))];
     Err(ProblemJson(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).with_errors(errors)))
 }
 

@@ -8,23 +8,47 @@ use crate::problem::{ApiError, FieldError};
 /// What the header is called.
 pub(crate) const HEADER: &str = "Idempotency-Key";
 
-/// Reads the header: a key as it is, or in quotes as the draft writes it. The body's bytes tell one request from
-/// another: whoever asks again sends the same ones.
+/// Tells one request from another by the bytes of its body: whoever asks again sends the same ones.
+pub(crate) struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    /// Of a request of this operation, before its body.
+    pub(crate) fn of(operation: &str) -> Self {
+        let mut digest = Sha256::new();
+        digest.update(operation.as_bytes());
+        digest.update([0]);
+        Self(digest)
+    }
+
+    /// More of its body.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// With its key, when its body has ended.
+    pub(crate) fn with(self, key: IdempotencyKey) -> Idempotency {
+        Idempotency { key, fingerprint: self.0.finalize().into() }
+    }
+}
+
+/// Reads the header of a request whose body is known.
 pub(crate) fn read(
     header: Option<&str>,
     operation: &str,
     body: &str,
 ) -> Result<Option<Idempotency>, ApiError> {
-    let Some(text) = header else { return Ok(None) };
-    let text = text.trim();
+    let Some(key) = read_key(header)? else { return Ok(None) };
+    let mut fingerprint = Fingerprint::of(operation);
+    fingerprint.update(body.as_bytes());
+    Ok(Some(fingerprint.with(key)))
+}
+
+/// Reads the header: a key as it is, or in quotes as the draft writes it.
+pub(crate) fn read_key(header: Option<&str>) -> Result<Option<IdempotencyKey>, ApiError> {
+    let Some(text) = header.map(str::trim) else { return Ok(None) };
     let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
-    let key = IdempotencyKey::new(bare)
-        .map_err(|error| ApiError::invalid(vec![FieldError::new(HEADER, error.to_string())]))?;
-    let mut digest = Sha256::new();
-    digest.update(operation.as_bytes());
-    digest.update([0]);
-    digest.update(body.as_bytes());
-    Ok(Some(Idempotency { key, fingerprint: digest.finalize().into() }))
+    let key = IdempotencyKey::new(bare);
+    key.map(Some).map_err(|error| ApiError::invalid(vec![FieldError::new(HEADER, error.to_string())]))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! connections.
 
 mod api;
+mod batch_lines;
 mod batching;
 mod body;
 mod callback;
@@ -94,7 +95,7 @@ pub fn openapi_document(config: &ApiConfig) -> String {
 
 /// The service without anything behind it.
 fn service_alone(config: &ApiConfig) -> OpenApiService<Apis, ()> {
-    service(config, api::Context { use_cases: None, config: config.clone(), stopping: Default::default() })
+    service(config, api::Context::new(None, config.clone(), Default::default()))
 }
 
 type Apis = (

@@ -33,7 +33,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let stopping = CancellationToken::new();
-    let context = Context { use_cases: Some(use_cases), config: config.clone(), stopping: stopping.clone() };
+    let context = Context::new(Some(use_cases), config.clone(), stopping.clone());
     let endpoint = Arc::new(routes(&config, context));
     let places = Arc::new(Semaphore::new(config.max_connections));
     let connections = TaskTracker::new();

@@ -196,7 +196,7 @@ pub(crate) fn read_item(fields: &mut Fields<'_>) -> Option<ItemSubmission> {
 }
 
 /// A task with when it may start.
-fn read_submission(fields: &mut Fields<'_>) -> Option<Submission> {
+pub(crate) fn read_submission(fields: &mut Fields<'_>) -> Option<Submission> {
     let start = read_start(fields);
     let expires_at = fields.moment("expires_at");
     let unique = read_unique(fields);

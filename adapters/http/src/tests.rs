@@ -74,7 +74,7 @@ fn client_over(
         tasks,
     };
     let context =
-        Context { use_cases: Some(use_cases), config: config.clone(), stopping: Default::default() };
+        Context::new(Some(use_cases), config.clone(), Default::default());
     TestClient::new(routes(&config, context))
 }
 

@@ -5,10 +5,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
-use application::ports::{FlowStored, Needed, NewNode, Receipt, StoreError, links, open_needs};
+use application::ports::{BatchItems, FlowStored, Needed, NewNode, Receipt, StoreError, links, open_needs};
 use domain::{
     NewTask, Start, Status, TaskId, Tenant, Timestamp,
     flow::{BatchCounts, Needs},
@@ -31,6 +31,8 @@ pub(crate) static NEVER: LazyLock<Timestamp> =
 
 struct SubmitFlow {
     nodes: Vec<NewNode>,
+    /// Items of the batch that is the first node, which are stored piece by piece after the nodes.
+    items: Option<Arc<dyn BatchItems>>,
     clock: Clock,
 }
 
@@ -51,16 +53,22 @@ impl Operation for SubmitFlow {
         let stored = self.stored_needs();
         let open = await_ends(&mut transaction, &stored).await?;
         let over: Vec<i64> = stored.into_iter().filter(|id| !open.contains(id)).collect();
-        let ids: Vec<TaskId> =
+        let more = self.items.as_ref().map_or(0, |items| items.count());
+        let mut ids: Vec<TaskId> =
             sqlx::query_scalar("SELECT nextval('task_id') FROM generate_series(1, $1::bigint)")
-                .bind(rows::limit(self.nodes.len()))
+                .bind(rows::limit(self.nodes.len() + more))
                 .fetch_all(&mut *transaction)
                 .await?
                 .into_iter()
                 .map(TaskId)
                 .collect();
-        let open = open_needs(&self.nodes, &ids);
-        let receipts = self.insert(&mut transaction, &ids, &open, clock).await?;
+        let items = ids.split_off(self.nodes.len());
+        let mut open = open_needs(&self.nodes, &ids);
+        if let Some(batch) = open.first_mut() {
+            batch.extend(&items);
+        }
+        let mut receipts = self.insert(&mut transaction, &ids, &open, clock).await?;
+        receipts.extend(self.insert_items(&mut transaction, ids.first(), &items, clock).await?);
         self.tie(&mut transaction, &ids, &open, clock).await?;
         if !over.is_empty() {
             tell(&mut transaction, &over).await?;
@@ -112,6 +120,38 @@ impl SubmitFlow {
         Ok(receipts)
     }
 
+    /// Stores those items that are read piece by piece.
+    async fn insert_items(
+        &self,
+        connection: &mut PgConnection,
+        batch: Option<&TaskId>,
+        mut ids: &[TaskId],
+        clock: Option<Timestamp>,
+    ) -> Result<Vec<Receipt>, Fault> {
+        let mut receipts = Vec::with_capacity(ids.len());
+        for piece in self.items.iter().flat_map(|items| items.pieces()) {
+            let piece = piece.map_err(|error| Fault::Unreadable(error.to_string()))?;
+            let Some((numbers, rest)) = ids.split_at_checked(piece.len()) else {
+                return Err(Fault::Unreadable("there are more items than were counted".into()));
+            };
+            let tie = |id: &TaskId| Ties {
+                number: id.0,
+                batch: batch.map(|batch| batch.0),
+                needs: None,
+                waits_for: None,
+                awaited: Some(true),
+            };
+            let ties: Vec<Ties> = numbers.iter().map(tie).collect();
+            let tasks: Vec<&NewTask> = piece.iter().collect();
+            receipts.extend(insert_flow(connection, &tasks, &ties, clock).await?);
+            ids = rest;
+        }
+        if !ids.is_empty() {
+            return Err(Fault::Unreadable(format!("{} items are missing of those that were counted", ids.len())));
+        }
+        Ok(receipts)
+    }
+
     /// Keeps who waits for whom, and how far a batch has come.
     async fn tie(
         &self,
@@ -127,7 +167,8 @@ impl SubmitFlow {
             .bind(edges().map(|(_, task)| task).collect::<Vec<_>>())
             .execute(&mut *connection)
             .await?;
-        let items = self.nodes.iter().filter(|node| node.is_item).count();
+        let more = self.items.as_ref().map_or(0, |items| items.count());
+        let items = self.nodes.iter().filter(|node| node.is_item).count() + more;
         if let (Some(batch), true) = (ids.first(), items > 0) {
             sqlx::query(
                 "INSERT INTO progress (task, updated_at, current, total, attempt) VALUES ($1, coalesce($2, now()), 0, $3, 0)",
@@ -218,9 +259,13 @@ impl Operation for CountItems {
 }
 
 impl PostgresStore {
-    pub(crate) async fn store_flow(&self, nodes: &[NewNode]) -> Result<FlowStored, StoreError> {
+    pub(crate) async fn store_flow(
+        &self,
+        nodes: &[NewNode],
+        items: Option<Arc<dyn BatchItems>>,
+    ) -> Result<FlowStored, StoreError> {
         self.tallied();
-        let operation = SubmitFlow { nodes: nodes.to_vec(), clock: self.clock.clone() };
+        let operation = SubmitFlow { nodes: nodes.to_vec(), items, clock: self.clock.clone() };
         let (stored, over) = self.connections.run(operation).await?;
         if over {
             self.need_ended.notify_one();

@@ -49,7 +49,7 @@ mod worker;
 use std::{fmt, sync::Arc, time::Duration};
 
 use application::ports::{
-    Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
+    Applied, BatchItems, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
     FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan, Overdue,
     Overrunning, Patience, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry, RetryOutcome,
     Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk, WorkStore,
@@ -141,7 +141,15 @@ impl TaskStore for PostgresStore {
     }
 
     async fn submit_flow(&self, nodes: &[NewNode]) -> Result<FlowStored, StoreError> {
-        self.store_flow(nodes).await
+        self.store_flow(nodes, None).await
+    }
+
+    async fn submit_batch(
+        &self,
+        nodes: &[NewNode],
+        items: Arc<dyn BatchItems>,
+    ) -> Result<FlowStored, StoreError> {
+        self.store_flow(nodes, Some(items)).await
     }
 
     async fn batch_counts(

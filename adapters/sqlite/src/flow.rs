@@ -1,8 +1,11 @@
 //! Flows: tasks that wait for others. What comes of an end is in [`crate::follow`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use application::ports::{FlowStored, NewNode, Receipt, StoreError, Submitted, links, open_needs};
+use application::ports::{BatchItems, FlowStored, NewNode, Receipt, StoreError, Submitted, links, open_needs};
 use async_trait::async_trait;
 use domain::{
     Counters, NewTask, Start, Status, TaskId, TaskType, Tenant, Timestamp,
@@ -25,6 +28,8 @@ pub(crate) const NEVER: i64 = 253_402_214_400_000_000;
 /// Stores a flow.
 pub(crate) struct SubmitFlow {
     pub(crate) nodes: Vec<NewNode>,
+    /// Items of the batch that is the first node, which are stored piece by piece after the nodes.
+    pub(crate) items: Option<Arc<dyn BatchItems>>,
 }
 
 #[async_trait]
@@ -37,8 +42,10 @@ impl Change for SubmitFlow {
             return Ok(FlowStored::Not(known));
         }
         let never = Timestamp::from_timestamp_micros(NEVER).unwrap_or(Timestamp::MAX_UTC);
-        let waits: Vec<bool> =
-            self.nodes.iter().enumerate().map(|(place, node)| node.waits(place, &self.nodes)).collect();
+        let waits = |(place, node): (usize, &NewNode)| {
+            node.waits(place, &self.nodes) || (place == 0 && self.items.is_some())
+        };
+        let waits: Vec<bool> = self.nodes.iter().enumerate().map(waits).collect();
         let tasks: Vec<NewTask> = self
             .nodes
             .iter()
@@ -48,13 +55,9 @@ impl Change for SubmitFlow {
                 NewTask { start, ..node.task.clone() }
             })
             .collect();
-        let mut receipts: Vec<Receipt> = Vec::with_capacity(tasks.len());
-        for outcome in store(write, tasks.iter()).await? {
-            match outcome {
-                Submitted::New(receipt) => receipts.push(receipt),
-                // Only the first node may have keys, and those were looked up.
-                other => return Err(StoreError::Corrupt(format!("a part of a flow came to {other:?}"))),
-            }
+        let mut receipts = store_new(write, &tasks).await?;
+        for piece in self.items.iter().flat_map(|items| items.pieces()) {
+            receipts.extend(store_new(write, &piece?).await?);
         }
         self.link(write, &receipts).await?;
         for (receipt, _) in receipts.iter_mut().zip(waits).filter(|(_, waits)| *waits) {
@@ -62,6 +65,15 @@ impl Change for SubmitFlow {
         }
         Ok(FlowStored::New(receipts))
     }
+}
+
+/// Stores what nothing stands in the way of: only the first node may have keys, and those were looked up.
+async fn store_new(write: &mut Write<'_>, tasks: &[NewTask]) -> Result<Vec<Receipt>, StoreError> {
+    let receipt = |outcome| match outcome {
+        Submitted::New(receipt) => Ok(receipt),
+        other => Err(StoreError::Corrupt(format!("a part of a flow came to {other:?}"))),
+    };
+    store(write, tasks.iter()).await?.into_iter().map(receipt).collect()
 }
 
 impl SubmitFlow {
@@ -73,15 +85,19 @@ impl SubmitFlow {
             WHERE task.id = l.id";
         const PROGRESS: &str = "
             INSERT INTO progress (task, tenant, attempt, current, total, updated_at) VALUES (?1, ?2, 0, 0, ?3, ?4)";
-        let ids: Vec<TaskId> = receipts.iter().map(|receipt| receipt.id).collect();
-        let open = open_needs(&self.nodes, &ids);
+        let mut ids: Vec<TaskId> = receipts.iter().map(|receipt| receipt.id).collect();
+        let more = ids.split_off(self.nodes.len());
+        let mut open = open_needs(&self.nodes, &ids);
+        if let Some(batch) = open.first_mut() {
+            batch.extend(&more);
+        }
         let batch = ids.first().map(|id| id.0);
         let linked = ids.iter().zip(&self.nodes).zip(links(&self.nodes, &ids));
         let linked =
             linked.filter(|((_, node), needs)| node.is_item || needs.is_some()).map(|((id, node), needs)| {
                 (id.0, batch.filter(|_| node.is_item), needs.as_ref().map(Needs::to_text))
             });
-        for page in pages(linked) {
+        for page in pages(linked.chain(more.iter().map(|id| (id.0, batch, None)))) {
             sqlx::query(LINK).bind(page).execute(&mut *write.conn).await.map_err(store_error)?;
         }
         let waiting: BTreeMap<i64, Vec<(i64, bool)>> = ids
@@ -91,7 +107,7 @@ impl SubmitFlow {
             .map(|(id, open)| (id.0, open.iter().map(|need| (need.0, true)).collect()))
             .collect();
         wait_for(write, &waiting).await?;
-        let items = self.nodes.iter().filter(|node| node.is_item).count();
+        let items = self.nodes.iter().filter(|node| node.is_item).count() + more.len();
         if let (Some(batch), true) = (batch, items > 0) {
             let tenant = self.nodes.first().map_or("", |node| node.task.tenant.as_str());
             let progress = sqlx::query(PROGRESS).bind(batch).bind(tenant);

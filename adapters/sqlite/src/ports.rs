@@ -1,9 +1,9 @@
 //! The ports, each call handed to its verb.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use application::ports::{
-    Applied, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome, DiscardOutcome,
+    BatchItems, Applied, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome, DiscardOutcome,
     FailureGroup, FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan,
     Overdue, Overrunning, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry, RetryOutcome,
     Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk, WorkStore,
@@ -49,7 +49,15 @@ impl TaskStore for SqliteStore {
     }
 
     async fn submit_flow(&self, nodes: &[NewNode]) -> Result<FlowStored, StoreError> {
-        self.write(SubmitFlow { nodes: nodes.to_vec() }).await
+        self.write(SubmitFlow { nodes: nodes.to_vec(), items: None }).await
+    }
+
+    async fn submit_batch(
+        &self,
+        nodes: &[NewNode],
+        items: Arc<dyn BatchItems>,
+    ) -> Result<FlowStored, StoreError> {
+        self.write(SubmitFlow { nodes: nodes.to_vec(), items: Some(items) }).await
     }
 
     async fn batch_counts(

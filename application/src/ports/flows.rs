@@ -5,7 +5,7 @@ use domain::{
     flow::{Need, Needs, NodeName, OnFailure},
 };
 
-use super::{Receipt, Submitted, Waiting};
+use super::{Receipt, StoreError, Submitted, Waiting};
 
 /// A task of a flow, on its way into the store.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +38,16 @@ pub enum Needed {
     Node(usize),
 }
 
+/// The items of a batch that is too large for memory: they are read piece by piece, each time a store begins with them.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+pub trait BatchItems: Send + Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// All of them, from the first on: each plain, without needs, keys or a unique key.
+    fn pieces(&self) -> Box<dyn Iterator<Item = Result<Vec<NewTask>, StoreError>> + Send + '_>;
+}
+
 /// What became of a flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlowStored {
@@ -64,6 +74,11 @@ impl NewNode {
     /// A node that waits for nothing.
     pub fn of(task: NewTask) -> Self {
         Self { task, needs: Vec::new(), is_item: false }
+    }
+
+    /// An item that waits for nothing.
+    pub fn item(task: NewTask) -> Self {
+        Self { is_item: true, ..Self::of(task) }
     }
 
     /// Whether it waits for others, at this place of a flow.

@@ -22,7 +22,7 @@ pub use fleet::{
     CommandAnswer, CommandId, Fleet, FleetStore, GivenCommand, MOST_WORKERS, Wanted, WorkerRecord,
     WorkerReport,
 };
-pub use flows::{FlowStored, FollowedUp, Needed, NewNeed, NewNode, links, open_needs};
+pub use flows::{BatchItems, FlowStored, FollowedUp, Needed, NewNeed, NewNode, links, open_needs};
 pub use generate::{
     Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator, Usage,
 };

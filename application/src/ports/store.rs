@@ -1,6 +1,6 @@
 //! The truth about tasks: PostgreSQL, SQLite or memory behind the same promises.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use domain::{
@@ -9,7 +9,7 @@ use domain::{
     flow::BatchCounts,
 };
 
-use super::{FleetStore, FlowStored, NewNode, QueueStore, ScheduleStore, UpkeepStore, Waiting};
+use super::{BatchItems, FleetStore, FlowStored, NewNode, QueueStore, ScheduleStore, UpkeepStore, Waiting};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +47,20 @@ pub trait TaskStore: Send + Sync {
     /// Only the first node may have an idempotency key or be unique: where that says that it is not to be stored, as in
     /// [`TaskStore::submit`], nothing of the flow is.
     async fn submit_flow(&self, nodes: &[NewNode]) -> Result<FlowStored, StoreError>;
+
+    /// The same of a batch, the first of these nodes, whose items are read piece by piece; none of the nodes is one. The
+    /// receipts of the items, whose ids are the highest, come last.
+    async fn submit_batch(
+        &self,
+        nodes: &[NewNode],
+        items: Arc<dyn BatchItems>,
+    ) -> Result<FlowStored, StoreError> {
+        let mut all = nodes.to_vec();
+        for piece in items.pieces() {
+            all.extend(piece?.into_iter().map(NewNode::item));
+        }
+        self.submit_flow(&all).await
+    }
 
     /// How the items of these batches of the tenant stand, each batch that has any.
     async fn batch_counts(

@@ -1,24 +1,22 @@
-//! Tasks that wait for others: chains (`after`, `then`) and batches, each stored whole in one call.
+//! Tasks that wait for others, and are stored whole in one call: chains (`after`, `then`), and what batches are made of.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use domain::{
-    Idempotency, Json, Limits, NewTask, OwnTerms, Priority, Start, Status, TaskId, TaskType, Tenant,
+    Start, Status, Suspicion, TaskId, Tenant,
     flow::{
-        BATCH_TYPE, BatchCounts, DEEPEST_FOLLOW_UP, MOST_FOLLOW_UPS, MOST_ITEMS, MOST_NEEDS, Need, Needs,
-        NodeName, OnFailure, graph, is_batch, reference,
+        DEEPEST_FOLLOW_UP, MOST_FOLLOW_UPS, MOST_NEEDS, Need, Needs, NodeName, OnFailure, is_batch, reference,
     },
 };
 
 use super::{
     Admission, InvalidField, LARGEST_PAGE, Submission, SubmitError, Tasks,
+    batches::Places,
     submit::{as_submitted, first_answer},
 };
 use crate::ports::{
-    FlowStored, ListPage, Needed, NewNeed, NewNode, Receipt, Retry, RetryOutcome, StoreError, Submitted,
-    TaskFilter, links,
+    BatchItems, FlowStored, Needed, NewNeed, NewNode, Receipt, StoreError, Submitted, Waiting, links,
 };
-use crate::task_types::{ARTICLE_TYPE, ArticleInput};
 
 /// What follow-ups call the task that they follow, where it has no name.
 const PARENT: &str = "parent";
@@ -45,64 +43,11 @@ impl From<Submission> for FlowSubmission {
     }
 }
 
-/// An item of a batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ItemSubmission {
-    /// The task.
-    pub submission: Submission,
-    /// What other items call it.
-    pub name: Option<NodeName>,
-    /// What it waits for: items by their names, stored tasks by their numbers.
-    pub after: Vec<After>,
-    /// What becomes of it when one of those does not complete.
-    pub on_failure: OnFailure,
-}
-
-/// Who is waited for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum After {
-    /// An item of the same batch.
-    Item(NodeName),
-    /// A stored task.
-    Task(TaskId),
-}
-
-/// Many tasks that are followed as one.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BatchSubmission {
-    /// For people.
-    pub name: Option<String>,
-    /// What is to be done: 1 to [`MOST_ITEMS`].
-    pub items: Vec<ItemSubmission>,
-    /// What starts when all have ended.
-    pub then: Vec<FlowSubmission>,
-    /// The caller's own notes: a JSON object.
-    pub metadata: Option<Json>,
-    /// Makes asking again safe.
-    pub idempotency: Option<Idempotency>,
-}
-
-/// Articles to be written, side by side.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ArticlesSubmission {
-    /// What they are about: 1 to [`MOST_ARTICLES`].
-    pub titles: Vec<String>,
-    /// Where they belong.
-    pub category: Option<String>,
-    /// Who writes them.
-    pub model: Option<String>,
-    /// Makes asking again safe.
-    pub idempotency: Option<Idempotency>,
-}
-
-/// The most articles that can be asked for at once.
-pub const MOST_ARTICLES: usize = 1_000;
-
 /// A flow that is being put together.
 #[derive(Default)]
-struct Draft {
-    nodes: Vec<NewNode>,
-    invalid: Vec<InvalidField>,
+pub(super) struct Draft {
+    pub(super) nodes: Vec<NewNode>,
+    pub(super) invalid: Vec<InvalidField>,
     /// How many follow-ups there are.
     follow_ups: usize,
 }
@@ -120,198 +65,17 @@ impl Tasks {
         }
         let mut draft = Draft::default();
         self.add(tenant, flow, None, &mut draft);
-        Ok(self.store_flow(tenant, draft).await?.map(|(admission, _)| admission))
-    }
-
-    /// Submits a batch, all or none; answers the task that stands for it, and the numbers of its items, in order, where it
-    /// is new.
-    pub async fn submit_batch(
-        &self,
-        tenant: &Tenant,
-        batch: BatchSubmission,
-    ) -> Result<Option<(Admission, Vec<TaskId>)>, SubmitError> {
-        let BatchSubmission { name, items, then, metadata, idempotency } = batch;
-        let count = items.len();
-        let mut draft = Draft::default();
-        if !(1..=MOST_ITEMS).contains(&count) {
-            draft.refuse("items", format!("there are {count} items, and a batch has 1 to {MOST_ITEMS}"));
-            return Err(SubmitError::Invalid(draft.invalid));
-        }
-        let head = self.batch_task(tenant, name, count, metadata, idempotency)?;
-        draft.nodes.push(NewNode::of(head));
-        self.add_items(tenant, items, &mut draft);
-        for follow_up in then {
-            self.add(tenant, follow_up, Some(Parent::batch()), &mut draft);
-        }
-        let Some((admission, ids)) = self.store_flow(tenant, draft).await? else { return Ok(None) };
-        let items = ids.into_iter().skip(1).take(count).collect();
-        Ok(Some((admission, items)))
-    }
-
-    /// Has articles written: a batch of them. Answers as [`Tasks::submit_batch`].
-    pub async fn submit_articles(
-        &self,
-        tenant: &Tenant,
-        articles: ArticlesSubmission,
-    ) -> Result<Option<(Admission, Vec<TaskId>)>, SubmitError> {
-        let ArticlesSubmission { titles, category, model, idempotency } = articles;
-        let refuse = |message: String| SubmitError::Invalid(vec![InvalidField { field: "titles", message }]);
-        if !(1..=MOST_ARTICLES).contains(&titles.len()) {
-            return Err(refuse(format!(
-                "there are {} titles, and 1 to {MOST_ARTICLES} may be given",
-                titles.len()
-            )));
-        }
-        let task_type =
-            TaskType::new(ARTICLE_TYPE).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-        let mut items = Vec::with_capacity(titles.len());
-        for title in titles {
-            let input = ArticleInput { title, category: category.clone(), model: model.clone() };
-            let input = Json::from_value(&input).map_err(|error| refuse(format!("one {error}")))?;
-            let submission = Submission::new(task_type.clone(), input);
-            let (name, after, on_failure) = (None, Vec::new(), OnFailure::default());
-            items.push(ItemSubmission { submission, name, after, on_failure });
-        }
-        let name = Some("articles".to_owned());
-        let batch = BatchSubmission { name, items, then: Vec::new(), metadata: None, idempotency };
-        self.submit_batch(tenant, batch).await
-    }
-
-    /// The numbers of a batch's items, in order.
-    pub async fn items_of(&self, tenant: &Tenant, batch: TaskId) -> Result<Vec<TaskId>, StoreError> {
-        let mut ids = self.items_that_are(tenant, batch, &[]).await?;
-        ids.reverse();
-        Ok(ids)
-    }
-
-    /// How the items of a batch stand; `None` for an unknown one.
-    pub async fn batch(
-        &self,
-        tenant: &Tenant,
-        id: TaskId,
-    ) -> Result<Option<(domain::Task, BatchCounts)>, StoreError> {
-        let Some(task) = self.read(tenant, id).await?.filter(|task| is_batch(&task.task_type)) else {
-            return Ok(None);
-        };
-        let counts = self.store.batch_counts(tenant, &[id]).await?;
-        Ok(Some((task, counts.first().map(|(_, counts)| *counts).unwrap_or_default())))
-    }
-
-    /// How the items of these batches stand, in the order given.
-    pub async fn batch_counts(
-        &self,
-        tenant: &Tenant,
-        batches: &[TaskId],
-    ) -> Result<Vec<BatchCounts>, StoreError> {
-        if batches.is_empty() {
-            return Ok(Vec::new());
-        }
-        let counted = self.store.batch_counts(tenant, batches).await?;
-        let of = |id: &TaskId| counted.iter().find(|(batch, _)| batch == id).map(|(_, counts)| *counts);
-        Ok(batches.iter().map(|id| of(id).unwrap_or_default()).collect())
-    }
-
-    /// Runs the items of a batch again that did not complete; those that did are left alone. Answers what became of the
-    /// batch, and how many items wait again.
-    pub async fn retry_batch(
-        &self,
-        tenant: &Tenant,
-        id: TaskId,
-    ) -> Result<(RetryOutcome, usize), StoreError> {
-        let again = [Status::Failed, Status::Cancelled, Status::Expired];
-        let mut ids = self.items_that_are(tenant, id, &again).await?;
-        // The batch comes last: it waits for what is back by then.
-        ids.push(id);
-        let retries: Vec<_> = ids.iter().map(|id| Retry { id: *id, input: None }).collect();
-        let mut outcomes = self.store.retry(tenant, &retries).await?;
-        self.announce_retries(&outcomes).await;
-        let batch = outcomes.pop().unwrap_or(RetryOutcome::Unknown);
-        let back = |outcome: &&RetryOutcome| {
-            matches!(outcome, RetryOutcome::Waiting(..) | RetryOutcome::WaitingForOthers(_))
-        };
-        Ok((batch, outcomes.iter().filter(back).count()))
-    }
-
-    /// Those items of a batch that stand in one of these states.
-    pub(super) async fn items_that_are(
-        &self,
-        tenant: &Tenant,
-        batch: TaskId,
-        statuses: &[Status],
-    ) -> Result<Vec<TaskId>, StoreError> {
-        let filter = TaskFilter { statuses: statuses.to_vec(), batch: Some(batch), ..TaskFilter::default() };
-        let mut ids: Vec<TaskId> = Vec::new();
-        loop {
-            let page = ListPage { before: ids.last().copied(), limit: LARGEST_PAGE };
-            let found = self.store.list(tenant, &filter, page).await?;
-            let more = found.len() == page.limit;
-            ids.extend(found.into_iter().map(|task| task.id));
-            if !more {
-                return Ok(ids);
-            }
-        }
-    }
-
-    /// A batch is under way as soon as one of its items is.
-    pub(super) async fn show_batches(
-        &self,
-        tenant: &Tenant,
-        tasks: &mut [domain::Task],
-    ) -> Result<(), StoreError> {
-        let waits = |task: &&mut domain::Task| is_batch(&task.task_type) && task.status == Status::Scheduled;
-        let ids: Vec<TaskId> = tasks.iter_mut().filter(waits).map(|task| task.id).collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let begun: HashSet<TaskId> = self
-            .store
-            .batch_counts(tenant, &ids)
-            .await?
-            .into_iter()
-            .filter(|(_, counts)| counts.has_begun())
-            .map(|(id, _)| id)
-            .collect();
-        for task in tasks.iter_mut().filter(|task| begun.contains(&task.id)) {
-            task.status = Status::Processing;
-        }
-        Ok(())
-    }
-
-    fn batch_task(
-        &self,
-        tenant: &Tenant,
-        name: Option<String>,
-        items: usize,
-        metadata: Option<Json>,
-        idempotency: Option<Idempotency>,
-    ) -> Result<NewTask, SubmitError> {
-        let corrupt = |error: &dyn std::fmt::Display| StoreError::Corrupt(error.to_string());
-        let task_type = TaskType::new(BATCH_TYPE).map_err(|error| corrupt(&error))?;
-        let refused = |error: domain::json::InvalidJson| {
-            SubmitError::Invalid(vec![InvalidField { field: "name", message: format!("it {error}") }])
-        };
-        let input = match name {
-            Some(name) => serde_json::json!({ "name": name, "items": items }),
-            None => serde_json::json!({ "items": items }),
-        };
-        Ok(NewTask {
-            tenant: tenant.clone(),
-            queue: self.routes.queue_for(&task_type).clone(),
-            task_type,
-            priority: Priority::default(),
-            input: Json::from_value(&input).map_err(refused)?,
-            metadata,
-            start: Start::Now,
-            expires_at: None,
-            limits: Limits::default(),
-            own: OwnTerms::default(),
-            idempotency,
-            unique: None,
-        })
+        Ok(self.store_flow(tenant, draft, None).await?.map(|(admission, _)| admission))
     }
 
     /// Adds a task and what follows it.
-    fn add(&self, tenant: &Tenant, flow: FlowSubmission, parent: Option<Parent>, draft: &mut Draft) {
+    pub(super) fn add(
+        &self,
+        tenant: &Tenant,
+        flow: FlowSubmission,
+        parent: Option<Parent>,
+        draft: &mut Draft,
+    ) {
         let FlowSubmission { submission, name, after, on_failure, then } = flow;
         let depth = parent.as_ref().map_or(0, |parent| parent.depth);
         if parent.is_some() {
@@ -343,46 +107,8 @@ impl Tasks {
         }
     }
 
-    fn add_items(&self, tenant: &Tenant, items: Vec<ItemSubmission>, draft: &mut Draft) {
-        let named = |after: &After| match after {
-            After::Item(name) => Some(name.clone()),
-            After::Task(_) => None,
-        };
-        let names: Vec<Vec<NodeName>> =
-            items.iter().map(|item| item.after.iter().filter_map(named).collect()).collect();
-        let nodes: Vec<graph::Node<'_>> = items
-            .iter()
-            .zip(&names)
-            .map(|(item, after)| graph::Node {
-                name: item.name.as_ref().map(NodeName::as_str),
-                after: after.iter().map(NodeName::as_str).collect(),
-            })
-            .collect();
-        let edges = match graph::places(&nodes) {
-            Ok(edges) => edges,
-            Err(error) => return draft.refuse("items", error.to_string()),
-        };
-        let first = draft.nodes.len();
-        for (item, edges) in items.into_iter().zip(edges) {
-            let ItemSubmission { submission, after, on_failure, .. } = item;
-            let mut edges = edges.into_iter();
-            let needs = after
-                .into_iter()
-                .filter_map(|after| {
-                    Some(match after {
-                        After::Item(name) => {
-                            NewNeed { on: Needed::Node(first + edges.next()?), name: Some(name), on_failure }
-                        }
-                        After::Task(id) => NewNeed { on: Needed::Stored(id), name: None, on_failure },
-                    })
-                })
-                .collect();
-            self.add_node(tenant, submission, needs, true, "items", draft);
-        }
-    }
-
     /// Adds a node. What is wrong with it is told under `field`, or under its own fields where that is empty.
-    fn add_node(
+    pub(super) fn add_node(
         &self,
         tenant: &Tenant,
         submission: Submission,
@@ -451,33 +177,46 @@ impl Tasks {
         }));
     }
 
-    /// Stores what was put together; answers the first node, and the numbers of all where they are new.
-    async fn store_flow(
+    /// Stores what was put together, with items of the batch that is its first node where there are more of them than fit
+    /// into memory; answers that node, and the numbers of all where they are new.
+    pub(super) async fn store_flow(
         &self,
         tenant: &Tenant,
         draft: Draft,
+        items: Option<Arc<dyn BatchItems>>,
     ) -> Result<Option<(Admission, Vec<TaskId>)>, SubmitError> {
         let Draft { nodes, mut invalid, .. } = draft;
         self.find_needs(tenant, &nodes, &mut invalid).await?;
         if !invalid.is_empty() {
             return Err(SubmitError::Invalid(invalid));
         }
-        self.backlog.make_room(self.store.as_ref(), tenant, nodes.len()).await?;
-        let receipts = match self.store.submit_flow(&nodes).await? {
+        let more = items.as_ref().map_or(0, |items| items.count());
+        self.backlog.make_room(self.store.as_ref(), tenant, nodes.len() + more).await?;
+        let items = items.map(|items| Arc::new(Places::of(items)));
+        let stored = match &items {
+            None => self.store.submit_flow(&nodes).await?,
+            Some(items) => self.store.submit_batch(&nodes, Arc::clone(items) as _).await?,
+        };
+        let receipts = match stored {
             FlowStored::New(receipts) => receipts,
             FlowStored::Not(known) => return self.known(tenant, nodes, known).await,
         };
-        let ids: Vec<TaskId> = receipts.iter().map(|receipt| receipt.id).collect();
+        let waits = |place, node: &NewNode| node.waits(place, &nodes) || (place == 0 && items.is_some());
         let starting = nodes.iter().zip(&receipts).enumerate();
-        let starting = starting
-            .filter(|(place, (node, receipt))| !node.waits(*place, &nodes) && receipt.run_at.is_none());
-        let waiting = starting.map(|(_, (node, receipt))| crate::ports::Waiting {
+        let starting = starting.filter(|(place, (node, _))| !waits(*place, node));
+        let starting = starting.map(|(_, (node, receipt))| (*receipt, node.task.queue.clone(), node.task.priority));
+        let noted = items.as_ref().map(|items| items.take()).unwrap_or_default();
+        let others = receipts.iter().skip(nodes.len()).zip(noted);
+        let starting = starting.chain(others.map(|(receipt, (queue, priority))| (*receipt, queue, priority)));
+        let waiting = starting.filter(|(receipt, ..)| receipt.run_at.is_none());
+        let waiting = waiting.map(|(receipt, queue, priority)| Waiting {
             id: receipt.id,
-            queue: node.task.queue.clone(),
-            priority: node.task.priority,
-            suspicion: domain::Suspicion::None,
+            queue,
+            priority,
+            suspicion: Suspicion::None,
         });
         self.announcer.announce(waiting.collect());
+        let ids: Vec<TaskId> = receipts.iter().map(|receipt| receipt.id).collect();
         Ok(head(nodes, &receipts, &ids).map(|task| (Admission::Created(task), ids)))
     }
 
@@ -543,7 +282,8 @@ const MOST_TOLD: usize = 20;
 /// The first task as it stands when the flow has just been stored.
 fn head(nodes: Vec<NewNode>, receipts: &[Receipt], ids: &[TaskId]) -> Option<domain::Task> {
     let needs = links(&nodes, ids).into_iter().next().flatten();
-    let items = nodes.iter().filter(|node| node.is_item).count();
+    let read_piece_by_piece = ids.len().saturating_sub(nodes.len());
+    let items = nodes.iter().filter(|node| node.is_item).count() + read_piece_by_piece;
     let first = nodes.into_iter().next()?;
     let mut task = as_submitted(first.task, *receipts.first()?);
     task.needs = needs;
@@ -564,7 +304,7 @@ fn wait_first(task: &mut domain::Task) {
 }
 
 /// Whom a follow-up follows.
-struct Parent {
+pub(super) struct Parent {
     place: usize,
     depth: usize,
     name: Option<NodeName>,
@@ -572,7 +312,7 @@ struct Parent {
 }
 
 impl Parent {
-    fn batch() -> Self {
+    pub(super) fn batch() -> Self {
         Self { place: 0, depth: 1, name: None, on_failure: OnFailure::Run }
     }
 
@@ -582,7 +322,7 @@ impl Parent {
 }
 
 impl Draft {
-    fn refuse(&mut self, field: &'static str, message: String) {
+    pub(super) fn refuse(&mut self, field: &'static str, message: String) {
         self.invalid.push(InvalidField { field, message });
     }
 }

@@ -1,6 +1,7 @@
 //! What clients do: submit, read, wait, watch, list, cancel, retry, discard, delete, count.
 
 mod backlog;
+mod batches;
 mod callbacks;
 mod flows;
 mod handle;
@@ -13,7 +14,8 @@ use std::{sync::Arc, time::Duration};
 
 use domain::{Attempt, Priority, Routes, Status, Task, TaskId, Tenant};
 
-pub use flows::{After, ArticlesSubmission, BatchSubmission, FlowSubmission, ItemSubmission, MOST_ARTICLES};
+pub use batches::{After, ArticlesSubmission, BatchSubmission, ItemSubmission, MOST_ARTICLES};
+pub use flows::FlowSubmission;
 pub use handle::{Handle, NoResult};
 pub use manual::{LARGEST_SWEEP, MOST_FAILURE_GROUPS, Swept};
 pub use submit::{Admission, InvalidField, Submission, SubmitError};

@@ -1,10 +1,14 @@
 //! Batches.
 
+use std::sync::Arc;
+
 use application::{
     ports::{CancelOutcome, ListPage, RetryOutcome, TaskFilter},
+    task_types::Callback,
     tasks::Admission,
 };
 use domain::{Task, TaskId, TaskType, Tenant, flow::BATCH_TYPE};
+use poem::http::StatusCode;
 use poem_openapi::{
     ApiResponse, OpenApi,
     param::{Header, Path, Query},
@@ -15,11 +19,12 @@ use super::{
     parameters::{known_id, read_limit, read_statuses},
 };
 use crate::{
+    batch_lines::{self, Batch, Bounds, LinesBody},
     batching::{self, ArticlesBody, BatchBody},
     body::{JsonAnswer, JsonBody},
     events::{EventStream, event_stream},
-    idempotency,
-    problem::{ApiError, FieldError},
+    idempotency::{self, Fingerprint},
+    problem::{ApiError, FieldError, Problem, ProblemJson},
     views::{
         TaskListView, TaskView,
         batches::{ArticlesView, BatchListView, BatchRetriedView, BatchView},
@@ -75,13 +80,42 @@ impl BatchesApi {
         if let Some(callback) = &callback {
             tasks.check_callback(callback)?;
         }
-        let (task, items, replayed) = admitted(tasks.submit_batch(&tenant, batch).await?)?;
+        let admission = tasks.submit_batch(&tenant, batch).await?;
+        self.submitted(admission, callback.as_ref()).await
+    }
+
+    /// Submit a large batch, line by line
+    ///
+    /// NDJSON: each line a task as in `items`, without `name`, `after` and `after_items`, and 10000 at most. The first line may say
+    /// something of the batch itself: `{"batch": {"name", "defaults", "then", "metadata", "callback_url", "callback_events"}}`. Each
+    /// line is checked as it arrives, and none has to fit into memory beside the others; 1 GiB at most. All are stored together, or
+    /// none.
+    #[oai(path = "/batches/lines", method = "post", operation_id = "submit_batch_lines")]
+    async fn submit_lines(
+        &self,
+        body: LinesBody,
+        /// Your name for this request: 1 to 255 printable ASCII characters without spaces, such as a UUID.
+        #[oai(name = "Idempotency-Key", validator(min_length = 1, max_length = 257))]
+        idempotency_key: Header<Option<String>>,
+    ) -> Result<Submitted, ApiError> {
+        let key = idempotency::read_key(idempotency_key.0.as_deref())?;
+        let (tasks, tenant) = (self.0.tasks()?, Tenant::default());
+        let Ok(_place) = self.0.spools.try_acquire() else {
+            let detail = "too many large batches are arriving; try again in some seconds";
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+            return Err(ApiError::Unavailable(ProblemJson(problem), 5));
+        };
+        let config = &self.0.config;
+        let bounds = Bounds { line: config.body_limit, patience: config.body_timeout };
+        let fingerprint = Fingerprint::of("submit_batch_lines");
+        let batch = batch_lines::read(body.0, tasks, &tenant, fingerprint, bounds).await?;
+        let Batch { mut submission, callback, items, fingerprint } = batch;
+        submission.idempotency = key.map(|key| fingerprint.with(key));
         if let Some(callback) = &callback {
-            tasks.callback_for(&tenant, task.id, callback).await?;
+            tasks.check_callback(callback)?;
         }
-        let location = format!("{}/batches/{}", self.0.config.prefix, task.id);
-        let batch = self.known(task.id.0).await?.with_items(&items);
-        Ok(Submitted::Created(JsonAnswer(batch), location, replayed.then_some(true)))
+        let admission = tasks.submit_large_batch(&tenant, submission, Arc::new(items)).await?;
+        self.submitted(admission, callback.as_ref()).await
     }
 
     /// Have articles written
@@ -237,6 +271,21 @@ impl BatchesApi {
 }
 
 impl BatchesApi {
+    /// The answer to a submission, once it is known who is to be told of its end.
+    async fn submitted(
+        &self,
+        admission: Option<(Admission, Vec<TaskId>)>,
+        callback: Option<&Callback>,
+    ) -> Result<Submitted, ApiError> {
+        let (task, items, replayed) = admitted(admission)?;
+        if let Some(callback) = callback {
+            self.0.tasks()?.callback_for(&Tenant::default(), task.id, callback).await?;
+        }
+        let location = format!("{}/batches/{}", self.0.config.prefix, task.id);
+        let batch = self.known(task.id.0).await?.with_items(&items);
+        Ok(Submitted::Created(JsonAnswer(batch), location, replayed.then_some(true)))
+    }
+
     async fn known(&self, id: i64) -> Result<BatchView, ApiError> {
         let id = TaskId(id);
         if id.0 < 1 {

@@ -9,8 +9,11 @@ mod system;
 mod tasks;
 mod workers;
 
+use std::sync::Arc;
+
 use application::{fleet::Workers, queues::Queues, schedules::Schedules, tasks::Tasks};
 use poem_openapi::Tags;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
@@ -43,9 +46,19 @@ pub(crate) struct Context {
     pub(crate) config: ApiConfig,
     /// Ends event streams when the server stops.
     pub(crate) stopping: CancellationToken,
+    /// Places for batches that lie on the disk.
+    pub(crate) spools: Arc<Semaphore>,
 }
 
+/// How many batches may lie on the disk at once, on their way into the store.
+const SPOOLS: usize = 8;
+
 impl Context {
+    /// What a server has when it starts.
+    pub(crate) fn new(use_cases: Option<UseCases>, config: ApiConfig, stopping: CancellationToken) -> Self {
+        Self { use_cases, config, stopping, spools: Arc::new(Semaphore::new(SPOOLS)) }
+    }
+
     fn tasks(&self) -> Result<&Tasks, ApiError> {
         Ok(&self.use_cases()?.tasks)
     }
