@@ -17,19 +17,19 @@ fn after(id: TaskId, on_failure: OnFailure) -> NewNeed {
     NewNeed { on: Needed::Stored(id), name: None, on_failure }
 }
 
-fn named(on: Needed, name: &str) -> NewNeed {
+pub(crate) fn named(on: Needed, name: &str) -> NewNeed {
     NewNeed { on, name: Some(NodeName::new(name).expect("a name")), on_failure: OnFailure::Cancel }
 }
 
-fn node(needs: Vec<NewNeed>) -> NewNode {
+pub(crate) fn node(needs: Vec<NewNeed>) -> NewNode {
     NewNode { task: task(), needs, is_item: false }
 }
 
-fn echo(input: &str) -> NewTask {
+pub(crate) fn echo(input: &str) -> NewTask {
     NewTask { input: json(input), ..task() }
 }
 
-async fn flow(store: &dyn Store, nodes: &[NewNode]) -> Vec<TaskId> {
+pub(crate) async fn flow(store: &dyn Store, nodes: &[NewNode]) -> Vec<TaskId> {
     match store.submit_flow(nodes).await.expect("stored") {
         FlowStored::New(receipts) => receipts.into_iter().map(|receipt| receipt.id).collect(),
         other => panic!("new tasks, not {other:?}"),
@@ -42,7 +42,7 @@ async fn waiting(store: &dyn Store, needs: Vec<NewNeed>) -> TaskId {
 }
 
 /// Follows up until nothing is left, and answers all that was done.
-async fn follow_up(store: &dyn Store) -> FollowedUp {
+pub(crate) async fn follow_up(store: &dyn Store) -> FollowedUp {
     let mut all = FollowedUp::default();
     loop {
         let done = store.follow_up(100).await.expect("followed up");
@@ -62,7 +62,7 @@ fn released(done: &FollowedUp) -> Vec<TaskId> {
     ids
 }
 
-async fn complete(store: &dyn Store, worker: WorkerId, id: TaskId, result: &str) {
+pub(crate) async fn complete(store: &dyn Store, worker: WorkerId, id: TaskId, result: &str) {
     let claimed = start(store, worker, id).await;
     settled(store, worker, success(&claimed, result)).await;
 }
@@ -72,7 +72,7 @@ async fn fail(store: &dyn Store, worker: WorkerId, id: TaskId) {
     settled(store, worker, failure(&claimed, Failure::permanent("bad_input", "it is bad"))).await;
 }
 
-async fn stands(store: &dyn Store, id: TaskId) -> Status {
+pub(crate) async fn stands(store: &dyn Store, id: TaskId) -> Status {
     read(store, id).await.status
 }
 
@@ -365,13 +365,13 @@ pub async fn a_task_that_never_ran_looks_at_its_needs_again(harness: &dyn Harnes
     assert_counts(store, &tenant).await;
 }
 
-fn batch(items: usize) -> Vec<NewNode> {
+pub(crate) fn batch(items: usize) -> Vec<NewNode> {
     let head = NewTask { task_type: TaskType::new(BATCH_TYPE).expect("a type"), ..task() };
     let item = NewNode { task: task(), needs: vec![], is_item: true };
     [NewNode::of(head)].into_iter().chain(vec![item; items]).collect()
 }
 
-async fn counts(store: &dyn Store, id: TaskId) -> BatchCounts {
+pub(crate) async fn counts(store: &dyn Store, id: TaskId) -> BatchCounts {
     let counted = store.batch_counts(&Tenant::default(), &[id]).await.expect("counted");
     assert_eq!(counted.len(), 1, "one batch: {counted:?}");
     counted[0].1
@@ -516,29 +516,6 @@ pub async fn an_end_that_races_with_a_submission_is_not_missed(harness: &dyn Har
         end.await.expect("settled");
     }
     assert_eq!(released(&follow_up(store.as_ref()).await), waiters);
-}
-
-/// Ten thousand items are stored in one call, stopped, and summed up.
-pub async fn the_largest_batch_is_kept_whole(harness: &dyn Harness) {
-    let (store, tenant) = (harness.store(), Tenant::default());
-    let store = store.as_ref();
-    let ids = flow(store, &batch(domain::flow::MOST_ITEMS)).await;
-    assert_eq!(ids.len(), domain::flow::MOST_ITEMS + 1);
-    assert!(ids.is_sorted());
-    assert_eq!(counts(store, ids[0]).await.pending, 10_000);
-    for page in ids[1..].chunks(2_500) {
-        store.cancel(&tenant, page).await.expect("cancelled");
-    }
-    loop {
-        let done = store.follow_up(1_000).await.expect("followed up");
-        assert!(done.seen > 0, "it concludes");
-        if !done.ended.is_empty() {
-            assert_eq!(done.ended, [(ids[0], Status::Failed)]);
-            break;
-        }
-    }
-    assert_eq!(counts(store, ids[0]).await.cancelled, 10_000);
-    assert_counts(store, &tenant).await;
 }
 
 /// Who waits to follow up is woken by an end that somebody needs.

@@ -34,6 +34,7 @@
 // The fixtures are the suite's vocabulary: every promise is written in it.
 #![allow(clippy::wildcard_imports)]
 
+pub mod batches;
 pub mod cancel;
 pub mod claim;
 pub mod delete;
@@ -242,8 +243,11 @@ macro_rules! store_contract {
                 items_of_a_batch_wait_for_each_other
                 many_may_follow_up_at_once
                 an_end_that_races_with_a_submission_is_not_missed
-                the_largest_batch_is_kept_whole
                 an_end_that_is_needed_wakes_who_follows_up
+            }
+            batches {
+                the_largest_batch_is_kept_whole
+                a_batch_whose_items_are_read_piece_by_piece_is_stored_whole_or_not_at_all
             }
             mirror {
                 both_answer_alike_first

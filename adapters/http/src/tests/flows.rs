@@ -210,3 +210,71 @@ async fn articles_are_a_batch_whose_number_the_task_routes_take() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+async fn post_lines(client: &Client, lines: &str) -> TestResponse {
+    let request = client.post("/api/v1/batches/lines").content_type("application/x-ndjson");
+    request.body(lines.to_owned()).send().await
+}
+
+#[tokio::test]
+async fn a_batch_may_come_line_by_line() {
+    let client = client();
+    let head = json!({ "batch": {
+        "name": "lines", "defaults": { "type": "demo.echo", "priority": 2 }, "then": [{ "type": "demo.noop" }],
+    } });
+    let lines: String = (0..1_200).map(|number| format!("{{\"input\": {number}}}\r\n\n")).collect();
+    let answer = post_lines(&client, &format!("{head}\n{lines}{{\"type\": \"demo.noop\"}}")).await;
+    answer.assert_status(StatusCode::CREATED);
+    let batch: Value = answer.json().await.value().deserialize();
+    assert_eq!((&batch["name"], &batch["total"], &batch["then"]), (&json!("lines"), &json!(1_201), &json!([2])));
+    assert_eq!(batch["counts"]["pending"], 1_201);
+    let ids = batch["item_ids"].as_array().expect("numbers");
+    assert_eq!((ids.len(), &ids[0], &ids[1_200]), (1_201, &json!(3), &json!(1_203)));
+    let (first, last) = (get(&client, "/tasks/3").await, get(&client, "/tasks/1202").await);
+    assert_eq!((&first["input"], &first["priority"], &first["batch"]), (&json!(0), &json!(2), &json!(1)));
+    assert_eq!((&last["input"], &last["type"]), (&json!(1_199), &json!("demo.echo")));
+}
+
+#[tokio::test]
+async fn each_bad_line_of_a_batch_is_named_and_nothing_is_stored() {
+    let client = client();
+    for (lines, field, expected) in [
+        ("", "body", "there are no items"),
+        ("{\"type\": \"demo.noop\"}\nnonsense", "line 2", "not valid JSON"),
+        ("\n[1]", "line 2", "not a JSON object"),
+        ("{\"type\": \"demo.nop\"}", "line 1.type", "no task type"),
+        ("{\"type\": \"demo.noop\", \"after_items\": [\"x\"]}", "line 1.after_items", "no such field"),
+        ("{\"type\": \"demo.noop\", \"unique_key\": \"x\"}", "line 1.unique_key", "cannot be unique"),
+        ("{\"batch\": {\"items\": []}}\n{\"type\": \"demo.noop\"}", "batch.items", "no such field"),
+        ("{\"type\": \"demo.noop\"}\n{\"batch\": {}}", "line 2.batch", "no such field"),
+    ] {
+        let problem = problem(post_lines(&client, lines).await, StatusCode::UNPROCESSABLE_ENTITY).await;
+        let text = |name: &str| problem["errors"][0][name].as_str().unwrap_or_default().to_owned();
+        let (found, message) = (text("field"), text("message"));
+        assert!(found == field && message.contains(expected), "{lines}: {found}: {message}");
+    }
+    let too_many = "{\"type\":\"demo.noop\"}\n".repeat(10_001);
+    let problem_of_many = problem(post_lines(&client, &too_many).await, StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert_eq!(problem_of_many["errors"][0]["field"], "line 10001");
+    let long = format!("{{\"type\":\"demo.echo\",\"input\":\"{}\"}}", "x".repeat(2 << 20));
+    problem(post_lines(&client, &long).await, StatusCode::PAYLOAD_TOO_LARGE).await;
+    let plain = client.post("/api/v1/batches/lines").content_type("text/plain").body("{}").send().await;
+    problem(plain, StatusCode::UNSUPPORTED_MEDIA_TYPE).await;
+    assert_eq!(get(&client, "/tasks").await["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_batch_of_lines_is_stored_once_under_its_key() {
+    let client = client();
+    let send = async |lines: &'static str| {
+        let request = client.post("/api/v1/batches/lines").content_type("application/x-ndjson");
+        request.header("Idempotency-Key", "lines-1").body(lines).send().await
+    };
+    let line = "{\"type\": \"demo.noop\"}\n";
+    send(line).await.assert_status(StatusCode::CREATED);
+    let again = send(line).await;
+    again.assert_status(StatusCode::CREATED);
+    again.assert_header("Idempotency-Replayed", "true");
+    problem(send("{\"type\": \"demo.echo\"}\n").await, StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert_eq!(get(&client, "/tasks").await["items"].as_array().map(Vec::len), Some(2));
+}
