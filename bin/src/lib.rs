@@ -11,4 +11,5 @@ pub mod embedded;
 pub mod logs;
 mod memory;
 pub mod process;
+pub mod say;
 pub mod wiring;

@@ -9,6 +9,7 @@ use task_runner::{
     config::{Config, Database, Layers},
     doctor,
     process::{Process, Role},
+    say,
     wiring,
 };
 
@@ -105,7 +106,7 @@ async fn main() -> Result<std::process::ExitCode> {
     match cli.command {
         None => Process::new(layers.config()?, Role::Standalone).run().await?,
         Some(Command::Migrate) => migrate(&layers.config()?).await?,
-        Some(Command::Openapi) => println!("{}", wiring::openapi_document(&layers.config()?)),
+        Some(Command::Openapi) => say!("{}", wiring::openapi_document(&layers.config()?)),
         Some(Command::Config) => print_config(&layers),
         Some(Command::Submit(args)) => return client::submit(args).await,
         Some(Command::Watch(args)) => return client::watch(args).await,
@@ -129,15 +130,15 @@ async fn migrate(config: &Config) -> Result<()> {
         );
     };
     match postgres_adapter::PostgresStore::migrate(url).await? {
-        0 => println!("the schema was up to date"),
-        steps => println!("the schema is up to date, {steps} migrations later"),
+        0 => say!("the schema was up to date"),
+        steps => say!("the schema is up to date, {steps} migrations later"),
     }
     Ok(())
 }
 
 fn print_config(layers: &Layers) {
     for (key, value, source) in layers.show() {
-        println!("# {} ({source})\n{} = {value:?}\n", key.meaning, key.name);
+        say!("# {} ({source})\n{} = {value:?}\n", key.meaning, key.name);
     }
-    layers.show_queues().iter().for_each(|queue| println!("{queue}"));
+    layers.show_queues().iter().for_each(|queue| say!("{queue}"));
 }

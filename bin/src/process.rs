@@ -1,6 +1,6 @@
 //! A process from start to drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write as _, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use application::{
@@ -194,7 +194,7 @@ fn banner(config: &Config, role: Role, wiring: &Wiring, address: Option<std::net
         }
     }
     // For people at a terminal; machines read the log.
-    println!("{}\n", lines.join("\n"));
+    let _ = writeln!(std::io::stdout(), "{}\n", lines.join("\n"));
     let told =
         |part: &str| wiring.banner.iter().find(|(what, _)| *what == part).map(|(_, text)| text.as_str());
     tracing::info!(version, ?role, store = told("store"), order = told("order"), "started");

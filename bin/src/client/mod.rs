@@ -25,7 +25,7 @@ pub use tasks::{TasksArgs, tasks};
 pub use watch::{WatchArgs, watch};
 pub use workers::{ControlArgs, InspectArgs, WorkersArgs, control, inspect, workers};
 
-use crate::config::parse_duration;
+use crate::{config::parse_duration, say};
 
 /// The server that commands talk to.
 #[derive(Debug, clap::Args)]
@@ -163,11 +163,11 @@ pub(crate) fn items(list: &Value) -> impl Iterator<Item = &Value> {
 /// A list as the server answered it, or as a table.
 pub(crate) fn show(json: bool, answer: &Value, table: &table::Table) {
     if json {
-        println!("{answer:#}");
+        say!("{answer:#}");
     } else if table.is_empty() {
-        println!("none");
+        say!("none");
     } else {
-        println!("{table}");
+        say!("{table}");
     }
 }
 

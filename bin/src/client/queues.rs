@@ -11,6 +11,8 @@ use super::{
     table::{Table, text, time},
 };
 
+use crate::say;
+
 /// What to do with queues.
 #[derive(Debug, clap::Args)]
 pub struct QueuesArgs {
@@ -66,7 +68,7 @@ pub async fn queues(args: QueuesArgs) -> Result<ExitCode> {
                 more = step["more"] == true;
             }
             let answer = json!({ "queue": named.name, "purged": purged });
-            println!("{}", if args.json { answer.to_string() } else { format!("{purged} tasks cancelled") });
+            say!("{}", if args.json { answer.to_string() } else { format!("{purged} tasks cancelled") });
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,8 @@ use super::{
     table::{Table, moment, text},
 };
 
+use crate::say;
+
 /// What to do with schedules.
 #[derive(Debug, clap::Args)]
 pub struct SchedulesArgs {
@@ -65,7 +67,7 @@ pub async fn schedules(args: SchedulesArgs) -> Result<ExitCode> {
         What::Resume(named) => show_one(args.json, &api.post(&path(named, "/resume"), &json!({})).await?),
         What::Trigger(named) => {
             let task = api.post(&path(named, "/trigger"), &json!({})).await?;
-            println!("{}", if args.json { format!("{task:#}") } else { text(&task["id"]) });
+            say!("{}", if args.json { format!("{task:#}") } else { text(&task["id"]) });
         }
         What::Firings { named, limit } => {
             let limit = [("limit", Some(limit.to_string()))];

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Api, Server, completed, duration_argument, wait_for_end};
 
+use crate::say;
+
 /// What to try, and how long.
 #[derive(Debug, clap::Args)]
 pub struct SmokeArgs {
@@ -28,14 +30,14 @@ pub async fn smoke(args: SmokeArgs) -> Result<ExitCode> {
     let mut all_good = true;
     for (name, outcome) in parts {
         match outcome {
-            Ok(what) => println!("ok     {name:<12} {what}"),
+            Ok(what) => say!("ok     {name:<12} {what}"),
             Err(error) => {
                 all_good = false;
-                println!("FAILED {name:<12} {error:#}");
+                say!("FAILED {name:<12} {error:#}");
             }
         }
     }
-    println!("{}", if all_good { "everything works" } else { "something is wrong" });
+    say!("{}", if all_good { "everything works" } else { "something is wrong" });
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Server, completed, duration_argument, wait_for_end};
 
+use crate::say;
+
 /// What to submit.
 #[derive(Debug, clap::Args)]
 pub struct SubmitArgs {
@@ -54,15 +56,15 @@ pub async fn submit(args: SubmitArgs) -> Result<ExitCode> {
     let task = api.post("/tasks", &body).await?;
     let id = task["id"].as_i64().context("the server's answer has no id")?;
     let Some(patience) = args.wait else {
-        println!("{id}");
+        say!("{id}");
         return Ok(ExitCode::SUCCESS);
     };
     eprintln!("task {id}");
     let task = wait_for_end(&api, id, patience).await?;
     completed(&task)?;
     match &task["result"] {
-        Value::String(text) => println!("{text}"),
-        other => println!("{other}"),
+        Value::String(text) => say!("{text}"),
+        other => say!("{other}"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,8 @@ use super::{
     table::{Table, moment, text, time},
 };
 
+use crate::say;
+
 /// What to do with tasks.
 #[derive(Debug, clap::Args)]
 pub struct TasksArgs {
@@ -115,7 +117,7 @@ async fn each(ids: &[i64], act: impl AsyncFn(i64) -> Result<String>) -> Result<E
     let mut all_good = true;
     for id in ids {
         match act(*id).await {
-            Ok(what) => println!("task {id}: {what}"),
+            Ok(what) => say!("task {id}: {what}"),
             Err(error) => {
                 all_good = false;
                 eprintln!("task {id}: {error:#}");
@@ -163,12 +165,12 @@ async fn list(api: &Api, json: bool, args: ListArgs) -> Result<ExitCode> {
 async fn get(api: &Api, json: bool, id: i64) -> Result<ExitCode> {
     let task = api.get(&format!("/tasks/{id}")).await?;
     if json {
-        println!("{task:#}");
+        say!("{task:#}");
         return Ok(ExitCode::SUCCESS);
     }
     for (field, value) in task.as_object().into_iter().flatten() {
         if !value.is_null() {
-            println!("{field:<17} {}", text(value));
+            say!("{field:<17} {}", text(value));
         }
     }
     let attempts = api.get(&format!("/tasks/{id}/attempts")).await?;
@@ -190,7 +192,7 @@ async fn get(api: &Api, json: bool, id: i64) -> Result<ExitCode> {
         ]);
     }
     if !table.is_empty() {
-        println!("\n{table}");
+        say!("\n{table}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,8 @@ use super::{
     sse::{Event, Events},
 };
 
+use crate::say;
+
 /// The pause before a lost connection is taken up again.
 const RECONNECT: Duration = Duration::from_millis(500);
 /// Connections that fail one after another before the watch gives up.
@@ -96,15 +98,11 @@ fn take(event: Event, view: &mut View) -> Result<bool> {
         "chunk" => {
             let text = data["text"].as_str().unwrap_or_default();
             view.printed_text = true;
-            view.bar.suspend(|| {
-                use std::io::Write;
-                print!("{text}");
-                let _ = std::io::stdout().flush();
-            });
+            view.bar.suspend(|| say::piece(format_args!("{text}")));
         }
         "attempt_reset" => {
             let attempt = &data["attempt"];
-            view.bar.suspend(|| println!("\n--- attempt {attempt} begins the text anew ---"));
+            view.bar.suspend(|| say!("\n--- attempt {attempt} begins the text anew ---"));
         }
         _ => {}
     }
@@ -113,11 +111,11 @@ fn take(event: Event, view: &mut View) -> Result<bool> {
 
 fn finish(task: &Value, printed_text: bool) -> Result<ExitCode> {
     if printed_text {
-        println!();
+        say!("");
     }
     completed(task)?;
     if !printed_text {
-        println!("{}", task["result"]);
+        say!("{}", task["result"]);
     }
     Ok(ExitCode::SUCCESS)
 }

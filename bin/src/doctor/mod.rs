@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::{client::Server, config::Config};
+use crate::{client::Server, config::Config, say};
 
 /// Which server.
 #[derive(Debug, clap::Args)]
@@ -85,18 +85,18 @@ pub async fn doctor(args: DoctorArgs, config: Result<Config>) -> Result<ExitCode
                     "found": finding.found, "remedy": finding.remedy })
             })
             .collect();
-        println!("{:#}", json!({ "healthy": wrong == 0, "findings": all }));
+        say!("{:#}", json!({ "healthy": wrong == 0, "findings": all }));
     } else {
         for Finding { verdict, part, found, remedy } in &findings {
-            println!("{:<6} {part:<14} {found}", verdict.as_str());
+            say!("{:<6} {part:<14} {found}", verdict.as_str());
             if !remedy.is_empty() {
-                println!("{:<21} → {remedy}", "");
+                say!("{:<21} → {remedy}", "");
             }
         }
         match wrong {
-            0 => println!("nothing is wrong"),
-            1 => println!("one thing is wrong"),
-            n => println!("{n} things are wrong"),
+            0 => say!("nothing is wrong"),
+            1 => say!("one thing is wrong"),
+            n => say!("{n} things are wrong"),
         }
     }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

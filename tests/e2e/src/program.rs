@@ -44,7 +44,7 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-fn command(name: &str, arguments: &[&str], environment: &Environment, folder: &Path) -> Command {
+pub fn command(name: &str, arguments: &[&str], environment: &Environment, folder: &Path) -> Command {
     let mut command = Command::new(binary(name));
     command.args(arguments).current_dir(folder).env_clear();
     command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));

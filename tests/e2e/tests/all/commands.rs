@@ -119,6 +119,16 @@ async fn an_unreachable_server_is_named_and_is_a_failure() {
 }
 
 #[tokio::test]
+async fn a_command_ends_without_a_word_where_nobody_reads_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = program::command("task-runner", &["config"], &[], folder.path());
+    let output = command.stdout(writer).stderr(std::process::Stdio::piped()).output().expect("it ran");
+    assert_eq!((output.status.code(), err(&output).as_str()), (Some(141), ""));
+}
+
+#[tokio::test]
 async fn config_shows_every_key_with_its_source_and_no_secrets() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join(".env"), "OPENAI_API_KEY=sk-from-dot-env\nLISTEN=127.0.0.1:1\n")
