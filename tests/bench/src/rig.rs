@@ -158,8 +158,13 @@ impl Rig {
     }
 
     /// The same, which also knows the task types that measure.
-    pub async fn measuring_api(&self, database: &Database, order: Order) -> Result<Front> {
-        self.front("bench-node", &["api"], self.settings(database, order, &[])).await
+    pub async fn measuring_api(
+        &self,
+        database: &Database,
+        order: Order,
+        more: &[(&str, &str)],
+    ) -> Result<Front> {
+        self.front("bench-node", &["api"], self.settings(database, order, more)).await
     }
 
     /// The embedded product on a SQLite file.

@@ -52,7 +52,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
 
 async fn once(bench: &Bench, count: usize) -> Result<PickUp> {
     let database = bench.rig.database().await?;
-    let api = bench.rig.measuring_api(&database, Order::Redis).await?;
+    let api = bench.rig.measuring_api(&database, Order::Redis, &[]).await?;
     let worker = bench.rig.measuring_worker(&database, Order::Redis, &[]).await?;
     let mut connection = database.connect().await?;
     let mut client = Connection::open(api.server).await?;

@@ -1,5 +1,6 @@
 //! P11: tasks that talk all the time, and 1,000 readers of their live events: how many events arrive, and what they cost.
-//! Then P1 beside as many readers of calmer tasks, against P1 without readers on the same processes.
+//! The same with 10,000 readers of calmer tasks. Then P1 beside 1,000 of those, against P1 without readers on the same
+//! processes.
 
 use std::{
     net::SocketAddr,
@@ -73,18 +74,8 @@ struct Beside {
 
 pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
     let readers = bench.scale.of(100, 1_000);
-    let all = repeat(bench, async || talking(bench, readers).await).await?;
-    let line = |name: &str, unit, value: fn(&Talking) -> f64| {
-        Line::new("P11", format!("{} readers, {name}", counted(readers)), unit, column(&all, value))
-    };
-    let offered = (readers * EVENTS) as f64 / OFTEN.as_secs_f64();
-    let mut lines = vec![
-        line("events received", "per s", |one| one.events).against("reported", &[offered]),
-        line("processor time of the API", "µs/event", |one| one.api),
-        line("processor time of the worker", "µs/report", |one| one.worker),
-        line("processor time of the readers", "µs/event", |one| one.readers),
-        line("memory of the API", "MB", |one| one.memory),
-    ];
+    let mut lines = listening(bench, readers, OFTEN).await?;
+    lines.extend(listening(bench, bench.scale.of(300, 10_000), SELDOM).await?);
     let count = bench.scale.of(2_000, 30_000);
     let all = repeat(bench, async || beside(bench, readers, count).await).await?;
     let name = format!(
@@ -98,12 +89,30 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-async fn talking(bench: &Bench, readers: usize) -> Result<Talking> {
+/// So many readers of tasks that say something so often.
+async fn listening(bench: &Bench, readers: usize, every: Duration) -> Result<Vec<Line>> {
+    let all = repeat(bench, async || talking(bench, readers, every).await).await?;
+    let who = format!("{} readers, a piece every {} ms", counted(readers), every.as_millis());
+    let line = |name: &str, unit, value: fn(&Talking) -> f64| {
+        Line::new("P11", format!("{who}, {name}"), unit, column(&all, value))
+    };
+    let offered = (readers * EVENTS) as f64 / every.as_secs_f64();
+    Ok(vec![
+        line("events received", "per s", |one| one.events).against("reported", &[offered]),
+        line("processor time of the API", "µs/event", |one| one.api),
+        line("processor time of the worker", "µs/report", |one| one.worker),
+        line("processor time of the readers", "µs/event", |one| one.readers),
+        line("memory of the API", "MB", |one| one.memory),
+    ])
+}
+
+async fn talking(bench: &Bench, readers: usize, every: Duration) -> Result<Talking> {
     let length = Duration::from_secs(bench.scale.of(2, 10));
     let database = bench.rig.database().await?;
-    let api = bench.rig.measuring_api(&database, Order::Redis).await?;
+    let places = [("MAX_CONNECTIONS", "20000")];
+    let api = bench.rig.measuring_api(&database, Order::Redis, &places).await?;
     let worker = bench.rig.measuring_worker(&database, Order::Redis, &[]).await?;
-    let talks = talk(api.server, OFTEN).await?;
+    let talks = talk(api.server, every).await?;
     let mut audience = Audience::seat(api.server, &talks, readers).await?;
 
     let spent = || -> Result<[f64; 3]> {
@@ -118,7 +127,7 @@ async fn talking(bench: &Bench, readers: usize) -> Result<Talking> {
     if heard == 0 {
         bail!("the readers heard nothing");
     }
-    let reports = TALKS as f64 * took.as_secs_f64() / OFTEN.as_secs_f64();
+    let reports = TALKS as f64 * took.as_secs_f64() / every.as_secs_f64();
     let per_event = |place: usize| (after[place] - before[place]) * 1e6 / heard as f64;
     Ok(Talking {
         events: stats::rate(usize::try_from(heard)?, took),
@@ -131,7 +140,7 @@ async fn talking(bench: &Bench, readers: usize) -> Result<Talking> {
 
 async fn beside(bench: &Bench, readers: usize, count: usize) -> Result<Beside> {
     let database = bench.rig.database().await?;
-    let api = bench.rig.measuring_api(&database, Order::Redis).await?;
+    let api = bench.rig.measuring_api(&database, Order::Redis, &[]).await?;
     let _worker = bench.rig.measuring_worker(&database, Order::Redis, &[]).await?;
     let mut connection = database.connect().await?;
     let warm = load::submit(api.server, &load::submission(NOOP_BODY), WARM_UP, CONNECTIONS).await?;
