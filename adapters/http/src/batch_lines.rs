@@ -215,7 +215,7 @@ impl Reader {
 /// The first line may say something of the batch itself, as `{"batch": {…}}`; no submission has such a field.
 fn is_head(text: &str) -> bool {
     serde_json::from_str::<BTreeMap<String, &RawValue>>(text)
-        .is_ok_and(|fields| fields.len() == 1 && fields.contains_key("batch"))
+        .is_ok_and(|fields| fields.len() == 1 && fields.get("batch").is_some_and(|it| it.get() != "null"))
 }
 
 /// Items on the disk, a line each. They are read from it as often as a store wants them.

@@ -39,7 +39,6 @@ pub enum Needed {
 }
 
 /// The items of a batch that is too large for memory: they are read piece by piece, each time a store begins with them.
-#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 pub trait BatchItems: Send + Sync {
     /// How many there are.
     fn count(&self) -> usize;
