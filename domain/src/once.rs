@@ -31,7 +31,7 @@ impl Idempotency {
 }
 
 /// A task that must not exist twice: a submission that finds another one is answered with that one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Unique {
     /// What both would share. Keys belong to their tenant.
     pub key: UniqueKey,

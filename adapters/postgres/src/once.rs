@@ -257,9 +257,9 @@ async fn used_keys(
 /// One look at both the unfinished and the ended, so that a task that changes sides is seen once. The unfinished are
 /// few, however many have ended with the same key; the ended are gone through from the newest until one counts.
 pub(crate) const IN_THE_WAY: &str = "
-SELECT a.place, greatest(unfinished.id, ended.id) AS id
+SELECT a.question, greatest(unfinished.id, ended.id) AS id
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::boolean[], $6::interval[])
-    AS a (place, tenant, key, among, or_ended, recent)
+    AS a (question, tenant, key, among, or_ended, recent)
 LEFT JOIN LATERAL (
     SELECT live.id FROM live
     WHERE live.tenant = a.tenant AND live.unique_key = a.key
@@ -286,31 +286,34 @@ async fn in_the_way(
     used: &HashMap<usize, Submitted>,
     now: Timestamp,
 ) -> Result<HashMap<usize, TaskId>, Fault> {
-    let asked: Vec<_> = tasks
-        .iter()
-        .enumerate()
-        .filter(|(place, _)| !used.contains_key(place))
-        .filter_map(|(place, task)| Some((place, task.tenant.as_str(), task.unique.as_ref()?)))
-        .collect();
-    if asked.is_empty() {
+    // Alike questions have one answer: those of one submission often share a key, whose history is gone through once then.
+    let mut places: HashMap<(&str, &Unique), Vec<usize>> = HashMap::new();
+    for (place, task) in tasks.iter().enumerate().filter(|(place, _)| !used.contains_key(place)) {
+        if let Some(unique) = &task.unique {
+            places.entry((task.tenant.as_str(), unique)).or_default().push(place);
+        }
+    }
+    if places.is_empty() {
         return Ok(HashMap::new());
     }
+    let (asked, places): (Vec<_>, Vec<_>) = places.into_iter().unzip();
     let among =
         |unique: &Unique| unique.among.iter().map(|status| status.as_str()).collect::<Vec<_>>().join(",");
     let or_ended = |unique: &Unique| unique.among.iter().any(|status| status.is_terminal());
     let rows = sqlx::query(IN_THE_WAY)
-        .bind(asked.iter().map(|(place, ..)| as_column(*place)).collect::<Vec<_>>())
-        .bind(asked.iter().map(|(_, tenant, _)| *tenant).collect::<Vec<_>>())
-        .bind(asked.iter().map(|(.., unique)| unique.key.as_str()).collect::<Vec<_>>())
-        .bind(asked.iter().map(|(.., unique)| among(unique)).collect::<Vec<_>>())
-        .bind(asked.iter().map(|(.., unique)| or_ended(unique)).collect::<Vec<_>>())
-        .bind(asked.iter().map(|(.., unique)| unique.window.map(interval)).collect::<Vec<_>>())
+        .bind((0..asked.len()).map(as_column).collect::<Vec<_>>())
+        .bind(asked.iter().map(|(tenant, _)| *tenant).collect::<Vec<_>>())
+        .bind(asked.iter().map(|(_, unique)| unique.key.as_str()).collect::<Vec<_>>())
+        .bind(asked.iter().map(|(_, unique)| among(unique)).collect::<Vec<_>>())
+        .bind(asked.iter().map(|(_, unique)| or_ended(unique)).collect::<Vec<_>>())
+        .bind(asked.iter().map(|(_, unique)| unique.window.map(interval)).collect::<Vec<_>>())
         .bind(now)
         .fetch_all(connection)
         .await?;
-    let mut in_the_way = HashMap::with_capacity(rows.len());
+    let mut in_the_way = HashMap::new();
     for row in &rows {
-        in_the_way.insert(as_place(field(row, "place")?), TaskId(field(row, "id")?));
+        let (question, id) = (as_place(field(row, "question")?), TaskId(field(row, "id")?));
+        in_the_way.extend(places.get(question).into_iter().flatten().map(|place| (*place, id)));
     }
     Ok(in_the_way)
 }
