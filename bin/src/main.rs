@@ -9,8 +9,7 @@ use task_runner::{
     config::{Config, Database, Layers},
     doctor,
     process::{Process, Role},
-    say,
-    wiring,
+    say, wiring,
 };
 
 /// Runs slow AI work: submit over HTTP, get an id at once, watch it live, never lose it.

@@ -105,12 +105,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(
-        tasks: Tasks,
-        tenant: Tenant,
-        fingerprint: Fingerprint,
-        bounds: Bounds,
-    ) -> Result<Self, ApiError> {
+    fn new(tasks: Tasks, tenant: Tenant, fingerprint: Fingerprint, bounds: Bounds) -> Result<Self, ApiError> {
         // It has no name: nothing is left of it, however the process ends.
         let file = tempfile::tempfile().map_err(|error| no_disk(&error))?;
         let spool = BufWriter::new(file.try_clone().map_err(|error| no_disk(&error))?);
@@ -169,8 +164,13 @@ impl Reader {
             self.errors.push(FieldError::new(format!("line {}", self.number), "it is not UTF-8 text"));
             return Ok(());
         };
-        if self.head.is_none() && self.items.count == 0 && self.errors.is_empty() && is_head(text) {
-            return self.take_head(text);
+        if is_head(text) {
+            if self.head.is_none() && self.items.count == 0 && self.errors.is_empty() {
+                return self.take_head(text);
+            }
+            let message = "only the first line can say something of the batch itself";
+            self.errors.push(FieldError::new(format!("line {}.batch", self.number), message));
+            return Ok(());
         }
         match self.items.read(text, self.number) {
             Ok(_) if self.items.count == MOST_ITEMS => {
@@ -214,8 +214,10 @@ impl Reader {
 
 /// The first line may say something of the batch itself, as `{"batch": {…}}`; no submission has such a field.
 fn is_head(text: &str) -> bool {
-    serde_json::from_str::<BTreeMap<String, &RawValue>>(text)
-        .is_ok_and(|fields| fields.len() == 1 && fields.get("batch").is_some_and(|it| it.get() != "null"))
+    let fields = || serde_json::from_str::<BTreeMap<String, &RawValue>>(text);
+    text.contains("\"batch\"")
+        && fields()
+            .is_ok_and(|fields| fields.len() == 1 && fields.get("batch").is_some_and(|of| of.get() != "null"))
 }
 
 /// Items on the disk, a line each. They are read from it as often as a store wants them.

@@ -81,10 +81,11 @@ impl poem_openapi::types::Example for ArticlesBody {
     }
 }
 
-/// What the first of a batch's lines says of the batch itself, with what its items say that do not say otherwise.
-pub(crate) fn read_head(
-    text: &str,
-) -> Result<(BatchSubmission, Option<Callback>, BTreeMap<String, Box<RawValue>>), ApiError> {
+/// A batch without its items, who is to be told of its end, and what its items say that do not say otherwise.
+type Head = (BatchSubmission, Option<Callback>, BTreeMap<String, Box<RawValue>>);
+
+/// What the first of a batch's lines says of the batch itself.
+pub(crate) fn read_head(text: &str) -> Result<Head, ApiError> {
     read_body(text, |fields| {
         fields.object("batch", "batch.", |fields| {
             let name = read_name(fields);

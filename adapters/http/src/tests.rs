@@ -73,8 +73,7 @@ fn client_over(
         schedules: Schedules::new(schedules, tasks.clone()),
         tasks,
     };
-    let context =
-        Context::new(Some(use_cases), config.clone(), Default::default());
+    let context = Context::new(Some(use_cases), config.clone(), Default::default());
     TestClient::new(routes(&config, context))
 }
 

@@ -147,7 +147,10 @@ impl SubmitFlow {
             ids = rest;
         }
         if !ids.is_empty() {
-            return Err(Fault::Unreadable(format!("{} items are missing of those that were counted", ids.len())));
+            return Err(Fault::Unreadable(format!(
+                "{} items are missing of those that were counted",
+                ids.len()
+            )));
         }
         Ok(receipts)
     }

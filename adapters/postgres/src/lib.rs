@@ -49,9 +49,9 @@ mod worker;
 use std::{fmt, sync::Arc, time::Duration};
 
 use application::ports::{
-    Applied, BatchItems, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome, FailureGroup,
-    FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan, Overdue,
-    Overrunning, Patience, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry, RetryOutcome,
+    Applied, BatchItems, CancelOutcome, ChunkRecord, Claim, ClaimedTask, DeleteOutcome, DiscardOutcome,
+    FailureGroup, FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan,
+    Overdue, Overrunning, Patience, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry, RetryOutcome,
     Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk, WorkStore,
     WorkerProfile,
 };

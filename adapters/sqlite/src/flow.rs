@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use application::ports::{BatchItems, FlowStored, NewNode, Receipt, StoreError, Submitted, links, open_needs};
+use application::ports::{
+    BatchItems, FlowStored, NewNode, Receipt, StoreError, Submitted, links, open_needs,
+};
 use async_trait::async_trait;
 use domain::{
     Counters, NewTask, Start, Status, TaskId, TaskType, Tenant, Timestamp,

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use application::ports::{
-    BatchItems, Applied, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome, DiscardOutcome,
-    FailureGroup, FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan,
-    Overdue, Overrunning, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry, RetryOutcome,
-    Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk, WorkStore,
-    WorkerProfile,
+    Applied, BatchItems, CancelOutcome, ChunkRecord, Claim as Wish, ClaimedTask, DeleteOutcome,
+    DiscardOutcome, FailureGroup, FlowStored, FollowedUp, Health, LimitedClaim, LimitedTasks, ListPage,
+    NewNode, Orphan, Overdue, Overrunning, ProgressRecord, QueueCounts, Removal, Reprioritised, Retry,
+    RetryOutcome, Settlement, StoreError, Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk,
+    WorkStore, WorkerProfile,
 };
 use async_trait::async_trait;
 use domain::{

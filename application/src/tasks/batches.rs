@@ -6,7 +6,8 @@ use std::{
 };
 
 use domain::{
-    Idempotency, Json, Limits, NewTask, OwnTerms, Priority, QueueName, Start, Status, TaskId, TaskType, Tenant,
+    Idempotency, Json, Limits, NewTask, OwnTerms, Priority, QueueName, Start, Status, TaskId, TaskType,
+    Tenant,
     flow::{BATCH_TYPE, BatchCounts, MOST_ITEMS, NodeName, OnFailure, graph, is_batch},
 };
 
@@ -15,9 +16,7 @@ use super::{
     flows::{Draft, FlowSubmission, Parent},
 };
 use crate::{
-    ports::{
-        BatchItems, ListPage, Needed, NewNeed, NewNode, Retry, RetryOutcome, StoreError, TaskFilter,
-    },
+    ports::{BatchItems, ListPage, Needed, NewNeed, NewNode, Retry, RetryOutcome, StoreError, TaskFilter},
     task_types::{ARTICLE_TYPE, ArticleInput},
 };
 

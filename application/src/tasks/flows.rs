@@ -204,7 +204,8 @@ impl Tasks {
         let waits = |place, node: &NewNode| node.waits(place, &nodes) || (place == 0 && items.is_some());
         let starting = nodes.iter().zip(&receipts).enumerate();
         let starting = starting.filter(|(place, (node, _))| !waits(*place, node));
-        let starting = starting.map(|(_, (node, receipt))| (*receipt, node.task.queue.clone(), node.task.priority));
+        let starting =
+            starting.map(|(_, (node, receipt))| (*receipt, node.task.queue.clone(), node.task.priority));
         let noted = items.as_ref().map(|items| items.take()).unwrap_or_default();
         let others = receipts.iter().skip(nodes.len()).zip(noted);
         let starting = starting.chain(others.map(|(receipt, (queue, priority))| (*receipt, queue, priority)));

@@ -11,7 +11,6 @@ use super::{
     table::{Table, moment, size, text, time},
 };
 
-
 /// Which server, and how its answers are shown.
 #[derive(Debug, clap::Args)]
 pub struct WorkersArgs {

@@ -49,13 +49,16 @@ impl BatchItems for TwoPieces {
 
     fn pieces(&self) -> Box<dyn Iterator<Item = Result<Vec<NewTask>, StoreError>> + Send + '_> {
         let items = |numbers: std::ops::Range<u32>| numbers.map(|number| echo(&number.to_string())).collect();
-        let second = if self.breaks { Err(StoreError::Unavailable("no disk".into())) } else { Ok(items(3..5)) };
+        let second =
+            if self.breaks { Err(StoreError::Unavailable("no disk".into())) } else { Ok(items(3..5)) };
         Box::new([Ok(items(0..3)), second].into_iter())
     }
 }
 
 /// A batch that need not fit into memory is one like any other.
-pub async fn a_batch_whose_items_are_read_piece_by_piece_is_stored_whole_or_not_at_all(harness: &dyn Harness) {
+pub async fn a_batch_whose_items_are_read_piece_by_piece_is_stored_whole_or_not_at_all(
+    harness: &dyn Harness,
+) {
     let (store, tenant) = (harness.store(), Tenant::default());
     let store = store.as_ref();
     let head = NewTask { task_type: TaskType::new(BATCH_TYPE).expect("a type"), ..task() };

@@ -44,6 +44,7 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// A command that is yet to be started, such as one whose output goes into a pipe.
 pub fn command(name: &str, arguments: &[&str], environment: &Environment, folder: &Path) -> Command {
     let mut command = Command::new(binary(name));
     command.args(arguments).current_dir(folder).env_clear();
