@@ -6,6 +6,7 @@
 //! handler from the [`registry::Registry`], records and settles; readers come back through [`tasks::Tasks`].
 //! [`upkeep::Upkeep`] runs in every process and picks up what a dead one left behind.
 
+mod board;
 pub mod combine;
 pub mod fleet;
 mod flows;

@@ -1,15 +1,19 @@
 //! Queues, as their operators see and handle them.
 
 mod watch;
+mod why;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use domain::{QueueName, QueueSettings, Routes, RunSummary, Service, Status, TaskId, Tenant, Timestamp};
 
-use self::watch::Board;
-pub use self::watch::QueueEvent;
+pub use self::{
+    watch::QueueEvent,
+    why::{Explained, FARTHEST_PLACE},
+};
 
 use crate::{
+    board::Board,
     ports::{QueueCounts, RunRecord, Signal, Signals, Store, StoreError},
     tasks::Tasks,
 };
@@ -28,7 +32,8 @@ pub struct Queues {
     signals: Arc<dyn Signals>,
     routes: Arc<Routes>,
     tasks: Tasks,
-    board: Arc<Board>,
+    /// What each tenant's watchers are shown.
+    board: Arc<Board<Tenant, Arc<[QueueReport]>>>,
 }
 
 /// One queue as it stands.

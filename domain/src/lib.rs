@@ -30,6 +30,7 @@ pub mod state;
 pub mod suspicion;
 pub mod task;
 pub mod turns;
+pub mod why;
 
 pub use capacity::Slots;
 pub use defaults::{Defaults, TypeRules};

@@ -44,6 +44,11 @@ impl RateLimit {
         self.burst
     }
 
+    /// How long it takes from one permit to the next.
+    pub fn interval_between(self) -> Duration {
+        Duration::from_micros(self.interval().unsigned_abs())
+    }
+
     /// Microseconds between two permits, rounded up: rather a little too slow.
     fn interval(self) -> i64 {
         let per = self.per.micros();

@@ -1,9 +1,13 @@
-//! A task's live events as server-sent events
+//! Live events as server-sent events
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 
 use std::time::Duration;
 
-use application::{ports::StoreError, queues::QueueEvent, tasks::TaskEvent};
+use application::{
+    ports::StoreError,
+    queues::QueueEvent,
+    tasks::{BatchEvent, TaskEvent},
+};
 use futures_util::{Stream, StreamExt, stream::BoxStream};
 use poem::{
     IntoResponse, Response,
@@ -19,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     problem::{ApiError, FieldError},
-    views::{ProgressEvent, TaskStatusView, queues::QueueView},
+    views::{ProgressEvent, StatusCountsView, TaskStatusView, queues::QueueView},
 };
 
 /// Silent streams send a comment this often, so that proxies keep them and dead readers are noticed.
@@ -33,6 +37,20 @@ pub(crate) fn event_stream(
     events: impl Stream<Item = TaskEvent> + Send + 'static,
     stopping: CancellationToken,
 ) -> EventStream {
+    EventStream(events.map(event).take_until(stopping.cancelled_owned()).boxed())
+}
+
+/// Turns a batch's events into server-sent ones, until it has ended or the server stops.
+pub(crate) fn batch_stream(
+    events: impl Stream<Item = BatchEvent> + Send + 'static,
+    stopping: CancellationToken,
+) -> EventStream {
+    let event = |batch_event| match batch_event {
+        BatchEvent::Task(task_event) => event(task_event),
+        BatchEvent::Counts(counts) => {
+            Event::message(json_text(&StatusCountsView::from(counts))).event_type("counts")
+        }
+    };
     EventStream(events.map(event).take_until(stopping.cancelled_owned()).boxed())
 }
 

@@ -1,8 +1,11 @@
 //! The use cases over the memory store.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use domain::{LimitOverrides, QueueName, QueueSettings, Routes, Status, Tenant};
+use domain::{
+    LimitOverrides, QueueName, QueueSettings, Routes, Status, TaskId, Tenant,
+    why::{Hold, Place},
+};
 use futures_util::StreamExt;
 use serde::de::IgnoredAny;
 
@@ -92,7 +95,40 @@ async fn a_reader_of_a_queue_is_told_of_its_changes_together_and_once_a_second_a
     assert_eq!(pending().await, (5, false), "five changes, one event");
     product.store.pause_queue(&name, true).await.expect("paused");
     assert_eq!(pending().await, (5, true));
-    assert!(begun.elapsed() >= std::time::Duration::from_secs(2));
-    let quiet = tokio::time::timeout(std::time::Duration::from_secs(3600), pending()).await;
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    let quiet = tokio::time::timeout(Duration::from_secs(3600), pending()).await;
     assert!(quiet.is_err(), "where nothing happens, nothing is told: {quiet:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_is_told_who_could_run_it_and_when() {
+    let slow = TaskTypeSpec::new("demo.slow", "Takes ten seconds.", |_, _: IgnoredAny| async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        Output::of(&())
+    });
+    let product = Product::new([slow]);
+    let first = product.submit("demo.slow", |_| {}).await;
+    let _worker = product.worker(1);
+    product.end_of(first).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(product.submit("demo.slow", |_| {}).await);
+    }
+    // A worker reports every few seconds.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let explain =
+        async |id| product.queues().explain(&Tenant::default(), id).await.expect("read").expect("known");
+    let running = explain(ids[0]).await;
+    assert_eq!((running.task.status, running.why.holds.as_slice()), (Status::Processing, &[][..]));
+    let next = explain(ids[1]).await;
+    assert_eq!((next.ahead, next.why.holds), (Some(Place::Behind(0)), vec![Hold::NoFreeSlot]));
+    let runners: Vec<_> =
+        next.runners.iter().map(|(worker, could)| (worker.record.concurrency, *could)).collect();
+    assert_eq!(runners, [(1, true)]);
+    let last = explain(ids[2]).await;
+    let ahead = Hold::OthersAhead { tasks: 1, or_more: false };
+    assert_eq!((last.ahead, last.why.holds), (Some(Place::Behind(1)), vec![ahead, Hold::NoFreeSlot]));
+    let (soon, later) = (next.why.expected_start, last.why.expected_start);
+    assert!(soon.expect("one has ended lately") < later.expect("one has ended lately"));
+    assert_eq!(product.queues().explain(&Tenant::default(), TaskId(99)).await, Ok(None));
 }

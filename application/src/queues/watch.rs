@@ -1,17 +1,11 @@
 //! A queue's live events: how it stands, whenever that has changed, once a second at most. All readers of a process share
 //! what is read for them, so that many cost no more than one; one that is slow misses what has changed back meanwhile.
 
-use std::time::Duration;
-
 use domain::{QueueName, Tenant};
 use futures_util::Stream;
-use tokio::{sync::Mutex, time::Instant};
 
 use super::{QueueReport, Queues};
-use crate::ports::StoreError;
-
-/// How often readers are told of changes.
-const LOOK: Duration = Duration::from_secs(1);
+use crate::{board::FRESH, ports::StoreError};
 
 /// One event of a queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,10 +15,6 @@ pub enum QueueEvent {
     /// The store did not answer; the stream ends here and can be opened anew.
     Interrupted(StoreError),
 }
-
-/// What was read last, of each tenant that somebody asked for lately.
-#[derive(Debug, Default)]
-pub(super) struct Board(Mutex<Vec<(Tenant, Instant, Vec<QueueReport>)>>);
 
 impl Queues {
     /// Watches a queue; `None` where nothing is known of it. The stream ends only when the store does not answer.
@@ -52,17 +42,9 @@ impl Queues {
 
     /// The queue as it stood within the last second.
     async fn on_board(&self, tenant: &Tenant, queue: &QueueName) -> Result<Option<QueueReport>, StoreError> {
-        let mut board = self.board.0.lock().await;
-        board.retain(|(_, read_at, _)| read_at.elapsed() < LOOK);
-        let find = |reports: &[QueueReport]| reports.iter().find(|report| report.name == *queue).cloned();
-        if let Some((.., reports)) = board.iter().find(|(of, ..)| of == tenant) {
-            return Ok(find(reports));
-        }
-        // Whoever comes meanwhile waits for this answer.
-        let reports = self.list(tenant).await?;
-        let found = find(&reports);
-        board.push((tenant.clone(), Instant::now(), reports));
-        Ok(found)
+        let list = async { Ok::<_, StoreError>(self.list(tenant).await?.into()) };
+        let reports = self.board.look(tenant.clone(), list).await?;
+        Ok(reports.iter().find(|report| report.name == *queue).cloned())
     }
 }
 
@@ -85,7 +67,7 @@ impl Watcher {
             return Some(QueueEvent::Queue(Box::new(first)));
         }
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(FRESH).await;
             match self.queues.on_board(&self.tenant, &self.queue).await {
                 Ok(Some(report)) if self.told.as_ref().is_none_or(|told| differ(told, &report)) => {
                     self.told = Some(report.clone());

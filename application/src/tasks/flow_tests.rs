@@ -6,6 +6,7 @@ use domain::{
     Json, Status, TaskId, TaskType, Tenant,
     flow::{NodeName, OnFailure},
 };
+use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -130,4 +131,38 @@ async fn a_retry_of_a_batch_is_one_of_what_did_not_complete() {
     })
     .await;
     assert_eq!((product.read(items[0]).await.attempt, product.read(items[1]).await.attempt), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_a_batch_is_told_how_its_items_stand() {
+    let product = product();
+    let item = |seconds: u64| ItemSubmission {
+        submission: submission("demo.sleep", &format!(r#"{{"seconds":{seconds}}}"#)),
+        name: None,
+        after: Vec::new(),
+        on_failure: OnFailure::Cancel,
+    };
+    let items = vec![item(5), item(60)];
+    let batch = BatchSubmission { name: None, items, then: Vec::new(), metadata: None, idempotency: None };
+    let admitted = product.tasks.submit_batch(&Tenant::default(), batch).await.expect("submitted");
+    let id = admitted.expect("an answer").0.task().expect("a task").id;
+    let events = product.tasks.watch_batch(&Tenant::default(), id).await.expect("read").expect("known");
+    let events: Vec<BatchEvent> = while_running(&product, events.collect()).await;
+    let state = |event: &BatchEvent| match event {
+        BatchEvent::Task(TaskEvent::State(task)) => Some(task.status),
+        _ => None,
+    };
+    let states: Vec<Status> = events.iter().filter_map(state).collect();
+    assert_eq!(states, [Status::Scheduled, Status::Processing, Status::Completed]);
+    let counts = |event: &BatchEvent| match event {
+        BatchEvent::Counts(counts) => Some((counts.pending, counts.processing, counts.completed)),
+        _ => None,
+    };
+    let told: Vec<_> = events.iter().filter_map(counts).collect();
+    assert_eq!(told, [(2, 0, 0), (0, 2, 0), (0, 1, 1), (0, 0, 2)], "each change once");
+    let last = events.len() - 1;
+    assert_eq!((state(&events[0]), counts(&events[1])), (Some(Status::Scheduled), Some((2, 0, 0))));
+    assert_eq!((counts(&events[last - 1]), state(&events[last])), (Some((0, 0, 2)), Some(Status::Completed)));
+    let unknown = product.tasks.watch_batch(&Tenant::default(), TaskId(99)).await;
+    assert!(unknown.expect("read").is_none());
 }

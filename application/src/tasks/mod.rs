@@ -9,10 +9,11 @@ mod manual;
 mod partial;
 mod submit;
 mod watch;
+mod watch_batch;
 
 use std::{sync::Arc, time::Duration};
 
-use domain::{Attempt, Priority, Routes, Status, Task, TaskId, Tenant};
+use domain::{Attempt, Priority, Routes, Status, Task, TaskId, Tenant, flow::BatchCounts};
 
 pub use batches::{After, ArticlesSubmission, BatchSubmission, ItemSubmission, MOST_ARTICLES};
 pub use flows::FlowSubmission;
@@ -20,9 +21,11 @@ pub use handle::{Handle, NoResult};
 pub use manual::{LARGEST_SWEEP, MOST_FAILURE_GROUPS, Swept};
 pub use submit::{Admission, InvalidField, Submission, SubmitError};
 pub use watch::TaskEvent;
+pub use watch_batch::BatchEvent;
 
 use self::backlog::Backlog;
 use crate::{
+    board::Board,
     ordering::Announcer,
     ports::{
         CancelOutcome, DeleteOutcome, Health, ListPage, Order, QueueCounts, Reprioritised, Signal, Signals,
@@ -50,6 +53,8 @@ pub struct Tasks {
     backlog: Arc<Backlog>,
     announcer: Announcer,
     readers: watch::Readers,
+    /// What the watchers of batches are shown.
+    batches_watched: Arc<Board<(Tenant, TaskId), BatchCounts>>,
     largest_input: usize,
 }
 
@@ -76,9 +81,18 @@ impl Tasks {
         routes: Arc<Routes>,
     ) -> Self {
         let announcer = Announcer::new(order.clone(), Arc::clone(&signals));
-        let (backlog, readers) = (Arc::default(), watch::Readers::default());
-        let largest_input = LARGEST_INPUT;
-        Self { store, order, signals, registry, routes, backlog, announcer, readers, largest_input }
+        Self {
+            store,
+            order,
+            signals,
+            registry,
+            routes,
+            backlog: Arc::default(),
+            announcer,
+            readers: watch::Readers::default(),
+            batches_watched: Arc::default(),
+            largest_input: LARGEST_INPUT,
+        }
     }
 
     /// Waits until what was submitted so far has been announced to the workers: for the end of a process, and for tests.

@@ -34,6 +34,11 @@ enum What {
         /// Its number.
         id: i64,
     },
+    /// Says what holds a task back, and what to do about it.
+    Why {
+        /// Its number.
+        id: i64,
+    },
     /// Stops tasks: waiting ones at once, running ones within a second.
     Cancel(Ids),
     /// Runs ended tasks again.
@@ -83,6 +88,7 @@ pub async fn tasks(args: TasksArgs) -> Result<ExitCode> {
     match args.what {
         What::List(list_args) => list(&api, args.json, list_args).await,
         What::Get { id } => get(&api, args.json, id).await,
+        What::Why { id } => why(&api, args.json, id).await,
         What::Cancel(Ids { ids }) => {
             each(&ids, async |id| {
                 let task = api.post(&format!("/tasks/{id}/cancel"), &json!({})).await?;
@@ -190,6 +196,39 @@ async fn get(api: &Api, json: bool, id: i64) -> Result<ExitCode> {
             text(&attempt["outcome"]),
             error,
         ]);
+    }
+    if !table.is_empty() {
+        say!("\n{table}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn why(api: &Api, json: bool, id: i64) -> Result<ExitCode> {
+    let why = api.get(&format!("/tasks/{id}/why")).await?;
+    if json {
+        say!("{why:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    say!("task {id} is {}", text(&why["status"]));
+    let holds = why["held_by"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if holds.is_empty() {
+        say!("held back by {}", text(&why["summary"]));
+    }
+    for hold in holds {
+        let until = if hold["until"].is_null() {
+            String::new()
+        } else {
+            format!(" (until {})", moment(&hold["until"]))
+        };
+        say!("held back: {}{until}", text(&hold["message"]));
+    }
+    if !why["expected_start"].is_null() {
+        say!("likely to start at {}", moment(&why["expected_start"]));
+    }
+    let mut table = Table::new(&["WORKER", "NAME", "STATE", "COULD RUN IT"]);
+    for worker in why["workers"].as_array().into_iter().flatten() {
+        let could = if worker["could_run"] == true { "yes" } else { "no" };
+        table.row([text(&worker["id"]), text(&worker["name"]), text(&worker["state"]), could.to_owned()]);
     }
     if !table.is_empty() {
         say!("\n{table}");

@@ -22,7 +22,7 @@ use crate::{
     batch_lines::{self, Batch, Bounds, LinesBody},
     batching::{self, ArticlesBody, BatchBody},
     body::{JsonAnswer, JsonBody},
-    events::{EventStream, event_stream},
+    events::{EventStream, batch_stream},
     idempotency::{self, Fingerprint},
     problem::{ApiError, FieldError, Problem, ProblemJson},
     views::{
@@ -256,8 +256,9 @@ impl BatchesApi {
 
     /// Watch a batch live
     ///
-    /// Server-sent events: `state` (first, at each change, and last) and `progress`, whose `current` counts the items that
-    /// have ended. The stream ends when the batch has ended.
+    /// Server-sent events: `state` (first, at each change, and last), `progress`, whose `current` counts the items that have
+    /// ended, and `counts`: how many items stand where, at changes, once a second at most. The stream ends when the batch has
+    /// ended.
     #[oai(path = "/batches/:id/events", method = "get", operation_id = "watch_batch")]
     async fn events(
         &self,
@@ -265,8 +266,8 @@ impl BatchesApi {
         id: Path<i64>,
     ) -> Result<EventStream, ApiError> {
         self.known(id.0).await?;
-        let events = self.0.tasks()?.watch(&Tenant::default(), TaskId(id.0), (0, 0)).await?;
-        Ok(event_stream(events.ok_or_else(|| unknown(id.0))?, self.0.stopping.clone()))
+        let events = self.0.tasks()?.watch_batch(&Tenant::default(), TaskId(id.0)).await?;
+        Ok(batch_stream(events.ok_or_else(|| unknown(id.0))?, self.0.stopping.clone()))
     }
 }
 

@@ -21,7 +21,10 @@ use crate::{
     problem::{ApiError, FieldError},
     submission::{self, ChangeBody, SubmissionBody},
     sweep::{self, RetryBody, SweepBody},
-    views::{AttemptListView, TaskListView, TaskProgressView, TaskStatusView, TaskView, manual::SweepView},
+    views::{
+        AttemptListView, TaskListView, TaskProgressView, TaskStatusView, TaskView, manual::SweepView,
+        why::WhyView,
+    },
 };
 
 pub(crate) struct TasksApi(pub(crate) Context);
@@ -250,6 +253,20 @@ impl TasksApi {
         id: Path<i64>,
     ) -> Result<JsonAnswer<TaskProgressView>, ApiError> {
         Ok(JsonAnswer(TaskProgressView::from(&self.known(id.0).await?)))
+    }
+
+    /// Why a task does not run
+    ///
+    /// What holds it back, with what to do about it: its time, other tasks, a paused or full queue, workers that are missing
+    /// or busy, those ahead of it. It is an answer of the moment.
+    #[oai(path = "/tasks/:id/why", method = "get", operation_id = "explain_task")]
+    async fn why(
+        &self,
+        /// The task's number.
+        id: Path<i64>,
+    ) -> Result<JsonAnswer<WhyView>, ApiError> {
+        let explained = self.0.queues()?.explain(&Tenant::default(), known_id(id.0)?).await?;
+        Ok(JsonAnswer(WhyView::from(&explained.ok_or_else(|| ApiError::unknown_task(id.0))?)))
     }
 
     /// A task's attempts

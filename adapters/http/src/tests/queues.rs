@@ -89,3 +89,37 @@ async fn a_waiting_task_gets_another_priority_and_others_do_not() {
     let ended = problem(patch(&id, json!({ "priority": 1 })).await, StatusCode::CONFLICT).await;
     assert!(ended["detail"].as_str().is_some_and(|detail| detail.contains("CANCELLED")), "{ended}");
 }
+
+#[tokio::test]
+async fn a_task_says_why_it_does_not_run() {
+    let client = client();
+    let first = submit(&client, json!({ "prompt": "Hi" })).await;
+    let second = submit(&client, json!({ "prompt": "Hi" })).await;
+    let later = submit(&client, json!({ "prompt": "Hi", "delay_seconds": 60 })).await;
+    post(&client, "/queues/ai_processing/pause").await;
+    let why = async |task: &Value| get(&client, &format!("/tasks/{}/why", task["id"])).await;
+    let reasons = |why: &Value| -> Vec<String> {
+        let holds = why["held_by"].as_array().expect("a list").iter();
+        holds.map(|hold| hold["reason"].as_str().expect("a reason").to_owned()).collect()
+    };
+    let of_first = why(&first).await;
+    assert_eq!(reasons(&of_first), ["queue_paused", "nobody_serves_its_queue"]);
+    assert_eq!((&of_first["position"], &of_first["expected_start"]), (&json!(1), &Value::Null));
+    assert!(
+        of_first["summary"].as_str().expect("a text").contains("queues resume ai_processing"),
+        "{of_first}"
+    );
+    let of_second = why(&second).await;
+    assert_eq!(reasons(&of_second), ["queue_paused", "nobody_serves_its_queue", "others_ahead"]);
+    assert_eq!((&of_second["position"], &of_second["workers"]), (&json!(2), &json!([])));
+    let of_later = why(&later).await;
+    assert_eq!(reasons(&of_later)[0], "not_yet_due");
+    assert_eq!((&of_later["held_by"][0]["until"], &of_later["position"]), (&later["run_at"], &Value::Null));
+    client.post(format!("/api/v1/tasks/{}/cancel", first["id"])).send().await.assert_status_is_ok();
+    let ended = why(&first).await;
+    assert_eq!(
+        (&ended["held_by"], &ended["summary"]),
+        (&json!([]), &json!("nothing: it has ended as CANCELLED"))
+    );
+    problem(client.get("/api/v1/tasks/999/why").send().await, StatusCode::NOT_FOUND).await;
+}

@@ -63,18 +63,6 @@ struct BatchInput {
 
 impl BatchView {
     pub(crate) fn new(task: &Task, counts: BatchCounts) -> Self {
-        let mut shown = StatusCountsView::default();
-        for (status, count) in [
-            (domain::Status::Scheduled, counts.scheduled),
-            (domain::Status::Pending, counts.pending),
-            (domain::Status::Processing, counts.processing),
-            (domain::Status::Completed, counts.completed),
-            (domain::Status::Failed, counts.failed),
-            (domain::Status::Cancelled, counts.cancelled),
-            (domain::Status::Expired, counts.expired),
-        ] {
-            shown.add(status, count);
-        }
         let (ended, total) = (counts.ended(), counts.total());
         let progress = (ended * 100)
             .checked_div(total)
@@ -86,7 +74,7 @@ impl BatchView {
             progress,
             current: long(ended),
             total: long(total),
-            counts: shown,
+            counts: counts.into(),
             result: task.result.as_ref().and_then(AnyJson::stored),
             error: task.error.as_ref().map(ErrorView::from),
             metadata: task.metadata.as_ref().and_then(AnyJson::stored),

@@ -6,7 +6,7 @@ use application::{
     task_types::{DEFAULT_TYPE, TextGenerationInput},
 };
 use chrono::{DateTime, Utc};
-use domain::{Progress, Status, Task};
+use domain::{Progress, Status, Task, flow::BatchCounts};
 use poem_openapi::{Enum, Object};
 use serde::{Serialize, Serializer};
 
@@ -17,6 +17,7 @@ pub(crate) mod manual;
 pub(crate) mod queues;
 pub(crate) mod retry;
 pub(crate) mod schedules;
+pub(crate) mod why;
 pub(crate) mod workers;
 
 /// Where a task stands.
@@ -418,6 +419,20 @@ impl StatusCountsView {
             Status::Expired => &mut self.expired,
         };
         *field = field.saturating_add(long(count));
+    }
+}
+
+impl From<BatchCounts> for StatusCountsView {
+    fn from(counts: BatchCounts) -> Self {
+        Self {
+            scheduled: long(counts.scheduled),
+            pending: long(counts.pending),
+            processing: long(counts.processing),
+            completed: long(counts.completed),
+            failed: long(counts.failed),
+            cancelled: long(counts.cancelled),
+            expired: long(counts.expired),
+        }
     }
 }
 
