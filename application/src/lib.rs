@@ -17,6 +17,7 @@ pub mod inbox;
 pub mod memory;
 mod ordering;
 pub mod ports;
+pub mod providers;
 pub mod queues;
 pub mod registry;
 pub mod schedules;

@@ -196,6 +196,7 @@ pub(crate) async fn fail_all(store: &MemoryStore, code: impl Fn(TaskId) -> &'sta
         },
         result: None,
         details: None,
+        calls: Vec::new(),
         knew_of_cancel: false,
     };
     let settlements: Vec<_> = claimed.iter().map(settle).collect();

@@ -342,6 +342,7 @@ fn time_is_up(late: &Overrunning, ports: &WorkerPorts) -> Option<Settlement> {
         change,
         result: None,
         details: None,
+        calls: Vec::new(),
         knew_of_cancel: late.cancel_requested,
     })
 }
@@ -358,6 +359,7 @@ fn verdict(orphan: &Orphan) -> Option<Settlement> {
         change,
         result: None,
         details: None,
+        calls: Vec::new(),
         knew_of_cancel: orphan.cancel_requested,
     })
 }

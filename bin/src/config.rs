@@ -14,16 +14,17 @@ use domain::{
     WorkerName,
 };
 use outbound_adapter::OutboundConfig;
-use providers_adapter::LatencyRange;
 
 use keys::ALIASES;
 pub use keys::{KEYS, Key};
+pub use providers::{ProviderConfig, ProviderKind, ProvidersConfig};
 use queues::read_queues;
 pub use schedules::ConfiguredSchedules;
 pub use values::{parse_duration, parse_size, without_password};
 
 mod keys;
 mod outbound;
+mod providers;
 mod queues;
 mod schedules;
 mod types;
@@ -34,13 +35,26 @@ mod worker;
 pub const DEFAULT_FILE: &str = "task-runner.toml";
 
 /// Values by key, with where each came from.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Layers {
     values: BTreeMap<&'static str, (String, String)>,
     routes: Option<Vec<Route>>,
     queues: BTreeMap<QueueName, QueueSettings>,
     types: TypeRules,
     schedules: schedules::ConfiguredSchedules,
+    tables: providers::Tables,
+    /// Variables whose names only the tables know.
+    environment: BTreeMap<String, Hidden>,
+}
+
+/// Anything may stand in the environment.
+#[derive(Clone)]
+struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// What the process was started with.
@@ -72,8 +86,8 @@ pub struct Config {
     pub max_requests: usize,
     /// Most waiting tasks of a tenant.
     pub waiting_limit: Option<u64>,
-    /// Who answers prompts.
-    pub provider: Provider,
+    /// Who answers.
+    pub providers: ProvidersConfig,
     /// Calls to endpoints of users'.
     pub outbound: OutboundConfig,
     /// The worker's name.
@@ -129,28 +143,11 @@ pub enum Database {
     Postgres(String),
 }
 
-/// Who answers prompts.
-#[derive(Clone)]
-pub enum Provider {
-    /// Nobody: made-up answers that take this long.
-    Simulated(LatencyRange),
-    /// An OpenAI-compatible server.
-    OpenAi {
-        /// Its base URL.
-        base_url: String,
-        /// The key, if it wants one.
-        api_key: Option<String>,
-        /// Connect, first token, idle, total.
-        timeouts: [Duration; 4],
-    },
-}
-
-impl std::fmt::Debug for Provider {
+impl std::fmt::Debug for Layers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Simulated(latency) => write!(f, "Simulated({latency})"),
-            Self::OpenAi { base_url, .. } => write!(f, "OpenAi({base_url})"),
-        }
+        f.debug_map()
+            .entries(self.show().into_iter().map(|(key, value, source)| (key.name, (value, source))))
+            .finish()
     }
 }
 
@@ -198,12 +195,18 @@ impl Layers {
                 self.types = types::read(value).with_context(|| format!("in {name}"))?;
                 continue;
             }
+            if found == "providers" {
+                self.tables.add_providers(value).with_context(|| format!("in {name}"))?;
+                continue;
+            }
+            if found == "models" {
+                self.tables.add_models(value).with_context(|| format!("in {name}"))?;
+                continue;
+            }
             let Some(known) = KEYS.iter().find(|key| key.name == found) else {
                 let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
-                bail!(
-                    "{name}: unknown key {found:?}; known are routes, queues, types, schedules, {}",
-                    known.join(", ")
-                );
+                let lists = "routes, queues, types, schedules, providers, models";
+                bail!("{name}: unknown key {found:?}; known are {lists}, {}", known.join(", "));
             };
             let value = match value {
                 toml::Value::String(text) => text,
@@ -233,7 +236,9 @@ impl Layers {
                 && !value.is_empty()
             {
                 self.values.insert(key.name, (value, source.to_owned()));
+                continue;
             }
+            self.environment.insert(name, Hidden(value));
         }
     }
 
@@ -341,7 +346,7 @@ impl Layers {
             max_connections: self.number("max_connections", 1, 1_000_000)?,
             max_requests: self.number("max_requests", 1, 1_000_000)?,
             waiting_limit: self.optional_number("waiting_limit")?,
-            provider: self.provider()?,
+            providers: self.providers()?,
             outbound: self.outbound()?,
             worker_name: self.worker_name()?,
             worker_queues,
@@ -395,19 +400,9 @@ impl Layers {
         }
     }
 
-    fn provider(&self) -> Result<Provider> {
-        let (api_key, base_url) = (self.optional("openai_api_key"), self.optional("openai_base_url"));
-        if api_key.is_none() && base_url.is_none() {
-            return Ok(Provider::Simulated(self.parse("simulated_latency")?));
-        }
-        let timeouts = [
-            self.duration("openai_connect_timeout")?,
-            self.duration("openai_first_token_timeout")?,
-            self.duration("openai_idle_timeout")?,
-            self.duration("openai_total_timeout")?,
-        ];
-        let base_url = base_url.unwrap_or_else(|| "https://api.openai.com/v1".to_owned());
-        Ok(Provider::OpenAi { base_url, api_key, timeouts })
+    /// A variable of the environment that the file names.
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(|Hidden(value)| value.as_str()).filter(|value| !value.is_empty())
     }
 }
 
@@ -439,7 +434,7 @@ mod tests {
         let config = Layers::default().config().expect("valid");
         assert_eq!(config.database, Database::Sqlite("data/task-runner.db".into()));
         assert!(config.listen.ip().is_loopback());
-        assert!(matches!(config.provider, Provider::Simulated(_)));
+        assert!(matches!(config.providers.providers[0].kind, ProviderKind::Simulated(_)));
         assert_eq!(config.routes, Routes::default());
     }
 

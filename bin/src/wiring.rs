@@ -7,11 +7,12 @@ use application::{
     fleet::{About, Workers},
     in_process::InProcessSignals,
     inbox::Inbox,
-    ports::{Chance, InboxStore, Order, Outbound, Signals, Store, TextGenerator},
+    ports::{Chance, Embedder, InboxStore, Order, Outbound, Signals, Store, TextGenerator},
+    providers::{Provider, Providers},
     queues::Queues,
     registry::{Registry, TaskTypeSpec},
     schedules::{Reconciled, Schedules},
-    task_types::{self, Publishing},
+    task_types::{self, Models, Publishing},
     tasks::{SubmitError, Tasks},
     upkeep::{Upkeep, UpkeepConfig},
     worker::{WorkerConfig, WorkerPorts},
@@ -20,13 +21,13 @@ use domain::{RetentionRules, Tenant};
 use http_adapter::{ApiConfig, UseCases};
 use outbound_adapter::HttpOutbound;
 use postgres_adapter::{PostgresOptions, PostgresStore};
-use providers_adapter::{OpenAiConfig, OpenAiGenerator, ProviderTimeouts, Secret, SimulatedGenerator};
+use providers_adapter::{OpenAiGenerator, SimulatedGenerator};
 use redis_adapter::{Redis, RedisOptions, RedisOrder, RedisSignals};
 use sqlite_adapter::{SqliteOptions, SqliteStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, ConfiguredSchedules, Database, Provider, without_password},
+    config::{Config, ConfiguredSchedules, Database, ProviderConfig, ProviderKind, without_password},
     memory,
 };
 
@@ -55,8 +56,8 @@ impl Wiring {
     pub async fn connect(config: &Config, alone: bool, more_types: Vec<TaskTypeSpec>) -> Result<Self> {
         let mut banner = Vec::new();
         let Adapters { store, order, signals, inbox } = adapters(config, alone, &mut banner).await?;
-        let generator = generator(config)?;
-        banner.push(("provider", generator.describe()));
+        let providers = Arc::new(providers(config)?);
+        banner.push(("provider", providers.describe()));
         let (routes, chance): (_, Arc<dyn Chance>) = (Arc::new(config.routes.clone()), Arc::new(Dice));
         let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(config.outbound.clone()));
         banner.push(("webhooks", outbound.describe()));
@@ -67,7 +68,12 @@ impl Wiring {
             signals: Arc::clone(&signals),
             routes: Arc::clone(&routes),
         };
-        let types = task_types::built_in(generator).into_iter().chain(task_types::publishing(&publishing));
+        let models = Models {
+            generator: Arc::clone(&providers) as _,
+            embedder: providers,
+            store: Arc::clone(&store) as _,
+        };
+        let types = task_types::built_in(&models).into_iter().chain(task_types::publishing(&publishing));
         let clean_up =
             task_types::clean_up(Arc::clone(&store) as _, retention(config), config.manual_retention);
         let types = types.chain([task_types::crash(config.demo_crash_aborts), clean_up]).chain(more_types);
@@ -277,14 +283,29 @@ fn redis_options(config: &Config, url: &str) -> RedisOptions {
     }
 }
 
-fn generator(config: &Config) -> Result<Arc<dyn TextGenerator>> {
-    Ok(match &config.provider {
-        Provider::Simulated(latency) => Arc::new(SimulatedGenerator::new(*latency)),
-        Provider::OpenAi { base_url, api_key, timeouts: [connect, first_token, idle, total] } => {
-            let timeouts =
-                ProviderTimeouts { connect: *connect, first_token: *first_token, idle: *idle, total: *total };
-            let api_key = api_key.clone().map(Secret::new);
-            Arc::new(OpenAiGenerator::new(OpenAiConfig { base_url: base_url.clone(), api_key, timeouts })?)
+fn providers(config: &Config) -> Result<Providers> {
+    let providers: Vec<Provider> = config.providers.providers.iter().map(provider).collect::<Result<_>>()?;
+    Ok(Providers::new(providers, config.providers.rules.clone())?)
+}
+
+fn provider(config: &ProviderConfig) -> Result<Provider> {
+    let (generator, embedder): (Arc<dyn TextGenerator>, Arc<dyn Embedder>) = match &config.kind {
+        ProviderKind::Simulated(latency) => {
+            let simulated = Arc::new(SimulatedGenerator::new(*latency));
+            (Arc::clone(&simulated) as _, simulated)
         }
+        ProviderKind::OpenAi(server) => {
+            let server = OpenAiGenerator::new(server.clone());
+            let server = Arc::new(server.with_context(|| format!("the provider {}", config.name))?);
+            (Arc::clone(&server) as _, server)
+        }
+    };
+    Ok(Provider {
+        name: config.name.clone(),
+        generator,
+        embedder,
+        models: config.models.clone(),
+        prices: config.prices.clone(),
+        max_in_flight: config.max_in_flight,
     })
 }

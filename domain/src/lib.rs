@@ -6,6 +6,7 @@
 //! Start with [`state`]: one total function says what may happen to a task. [`task`] holds what is submitted and what
 //! is read back. The other modules are the rules those two lean on.
 
+pub mod ai;
 pub mod capacity;
 pub mod defaults;
 pub mod failure;
@@ -58,3 +59,6 @@ pub use turns::{QueueOrder, Turns};
 
 /// A moment in UTC. Values come from a store's clock; this crate never asks for "now".
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
+
+/// A day in UTC.
+pub type Day = chrono::NaiveDate;

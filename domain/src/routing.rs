@@ -139,7 +139,7 @@ impl Default for Routes {
 }
 
 /// Glob matching with one step of backtracking: linear for one star, never exponential.
-fn glob_matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn glob_matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut retry_from: Option<(usize, usize)> = None;
     while t < text.len() {

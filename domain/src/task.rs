@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     AttemptOutcome, End, Failure, Idempotency, Json, Priority, Progress, QueueName, RetryPolicy, State,
-    TaskType, Tenant, Timestamp, Unique, UniqueKey, WorkerName, flow::Needs,
+    TaskType, Tenant, Timestamp, Unique, UniqueKey, WorkerName, ai::ModelCall, flow::Needs,
 };
 
 /// A task's number: positive, rising with submission, never reused.
@@ -332,6 +332,8 @@ pub struct Attempt {
     pub outcome: Option<AttemptOutcome>,
     /// What was wrong with it.
     pub error: Option<Failure>,
+    /// Calls of models that it made.
+    pub calls: Vec<ModelCall>,
 }
 
 #[cfg(test)]

@@ -39,6 +39,10 @@ const ANSWERS: &[&str] = &[
     "BatchList",
     "BatchRetried",
     "Articles",
+    "ModelCall",
+    "Usage",
+    "UsageGroup",
+    "UsageReport",
 ];
 
 /// Schemas of bodies: null counts as absent, and there are no other fields.
@@ -80,6 +84,31 @@ const STATE_MATTERS: &[&str] = &[
 
 /// Operations that store new tasks.
 const SUBMITS: &[&str] = &["submit_task", "submit_batch", "generate_articles", "trigger_schedule"];
+
+/// Bodies of submissions, by what they are an example of.
+const SUBMISSIONS: &[(&str, &str, &str)] = &[
+    ("prompt", "A prompt", r#"{"prompt":"Explain quantum computing","model":"gpt-3.5-turbo","priority":5}"#),
+    (
+        "messages",
+        "A conversation, with limits",
+        r#"{"type":"ai.text_generation","input":{"model":"gpt-4o-mini","system":"Be brief.","messages":[{"role":"user","content":"Why is the sky blue?"}],"temperature":0.2,"max_tokens":200,"seed":7,"stop":["END"]}}"#,
+    ),
+    (
+        "json_schema",
+        "JSON that fits a schema",
+        r#"{"type":"ai.text_generation","input":{"prompt":"Name a city","response_format":{"type":"json_schema","json_schema":{"name":"city","schema":{"type":"object","properties":{"name":{"type":"string"},"people":{"type":"integer"}},"required":["name","people"],"additionalProperties":false}}},"max_repairs":2}}"#,
+    ),
+    (
+        "tools",
+        "Tools that the model may call",
+        r#"{"type":"ai.text_generation","input":{"prompt":"What is the weather in Rome?","tools":[{"type":"function","function":{"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}}],"tool_choice":"auto"}}"#,
+    ),
+    (
+        "embedding",
+        "Vectors of texts",
+        r#"{"type":"ai.embedding","input":{"input":["first text","second text"],"model":"text-embedding-3-small","dimensions":256}}"#,
+    ),
+];
 
 /// Finishes the generator's document; the result is indented and stable.
 pub(crate) fn finish(generated: &str) -> String {
@@ -149,6 +178,16 @@ fn finish_operation(method: &str, operation: &mut Value) {
         if parameter["in"] == "path" && parameter["name"] == "id" {
             parameter["schema"]["minimum"] = json!(1);
             parameter["example"] = json!(1);
+        }
+    }
+    if operation["operationId"] == "submit_task" {
+        let example = |(name, summary, body): &(&str, &str, &str)| {
+            let value: Value = serde_json::from_str(body).unwrap_or_default();
+            ((*name).to_owned(), json!({ "summary": summary, "value": value }))
+        };
+        let examples: serde_json::Map<_, _> = SUBMISSIONS.iter().map(example).collect();
+        if let Some(body) = operation.pointer_mut("/requestBody/content/application~1json") {
+            body["examples"] = Value::Object(examples);
         }
     }
     // Each operation answers those failures that can happen to it.

@@ -105,6 +105,7 @@ type Apis = (
     api::SchedulesApi,
     api::QueuesApi,
     api::WorkersApi,
+    api::UsageApi,
     api::SystemApi,
 );
 
@@ -116,6 +117,7 @@ fn service(config: &ApiConfig, context: api::Context) -> OpenApiService<Apis, ()
         api::SchedulesApi(context.clone()),
         api::QueuesApi(context.clone()),
         api::WorkersApi(context.clone()),
+        api::UsageApi(context.clone()),
         api::SystemApi(context),
     );
     OpenApiService::new(apis, config.app_name.clone(), config.version.clone())

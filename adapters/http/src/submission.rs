@@ -37,7 +37,7 @@ pub(crate) struct SubmissionBody {
     /// The task type, such as `demo.sleep`. `GET /task-types` lists them.
     #[oai(rename = "type", validator(pattern = "^[A-Za-z0-9_.-]{1,128}$"))]
     task_type: Option<String>,
-    /// The input of that type: any JSON.
+    /// The input of that type: any JSON. `docs/ai.md` has the fields of `ai.text_generation` and `ai.embedding`.
     input: Option<AnyJson>,
     /// The queue, instead of where the type is routed.
     #[oai(validator(pattern = "^[A-Za-z0-9_.-]{1,64}$"))]

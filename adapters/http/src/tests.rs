@@ -6,11 +6,11 @@ use application::{
     fleet::Workers,
     in_process::InProcessSignals,
     memory::MemoryStore,
-    ports::{MockTaskStore, MockTextGenerator, Store, StoreError, TaskStore},
+    ports::{MockEmbedder, MockTaskStore, MockTextGenerator, Store, StoreError, TaskStore},
     queues::Queues,
     registry::Registry,
     schedules::Schedules,
-    task_types,
+    task_types::{self, Models},
     tasks::Tasks,
 };
 use chrono::DateTime;
@@ -29,6 +29,7 @@ use crate::{
     routes,
 };
 
+mod ai;
 mod flows;
 mod handling;
 mod once;
@@ -51,8 +52,12 @@ fn client_over(
     config: ApiConfig,
     waiting_limit: Option<u64>,
 ) -> Client {
-    let registry =
-        Registry::new(task_types::built_in(Arc::new(MockTextGenerator::new()))).expect("distinct types");
+    let models = Models {
+        generator: Arc::new(MockTextGenerator::new()),
+        embedder: Arc::new(MockEmbedder::new()),
+        store: Arc::clone(&store),
+    };
+    let registry = Registry::new(task_types::built_in(&models)).expect("distinct types");
     let tasks = Tasks::new(
         store,
         None,

@@ -337,7 +337,15 @@ impl PostgresStore {
                 let error = Some(Failure::permanent("unreadable", why));
                 let change = Change::Finish { end: End::Failed, counters, error };
                 let attempt = counters.attempt;
-                Settlement { task, attempt, change, result: None, details: None, knew_of_cancel: true }
+                Settlement {
+                    task,
+                    attempt,
+                    change,
+                    result: None,
+                    details: None,
+                    calls: Vec::new(),
+                    knew_of_cancel: true,
+                }
             })
             .collect();
         self.settle_attempts(worker, &settlements).await.map(drop)
@@ -364,6 +372,7 @@ impl PostgresStore {
                     change,
                     result: None,
                     details: None,
+                    calls: Vec::new(),
                     knew_of_cancel: cancel_requested,
                 })
             })

@@ -99,7 +99,8 @@ pub(crate) async fn remove(
              outcome_gone AS (DELETE FROM outcome WHERE task = ANY($1)),
              attempt_gone AS (DELETE FROM attempt WHERE task = ANY($1)),
              progress_gone AS (DELETE FROM progress WHERE task = ANY($1)),
-             chunk_gone AS (DELETE FROM chunk WHERE task = ANY($1))
+             chunk_gone AS (DELETE FROM chunk WHERE task = ANY($1)),
+             call_gone AS (DELETE FROM model_call WHERE task = ANY($1))
              DELETE FROM task WHERE id = ANY($1)",
         )
         .bind(&gone)

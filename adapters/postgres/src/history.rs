@@ -9,6 +9,7 @@ use crate::{
     connections::Operation,
     error::Fault,
     rows::{self, count, field, integer, limit},
+    usage,
 };
 
 struct Attempts {
@@ -22,7 +23,7 @@ impl Operation for Attempts {
     async fn run(&self, connection: &mut PgConnection) -> Result<Option<Vec<Attempt>>, Fault> {
         // One row with no attempt stands for a task that has had none; no row at all for an unknown task.
         let rows = sqlx::query(
-            "SELECT a.attempt, w.name, a.started_at, a.ended_at, a.outcome, a.error
+            "SELECT a.attempt, w.name, a.started_at, a.ended_at, a.outcome, a.error, c.calls
              FROM task t
              LEFT JOIN LATERAL (
                 SELECT attempt, worker, started_at, ended_at, outcome, error FROM attempt WHERE attempt.task = t.id
@@ -34,6 +35,7 @@ impl Operation for Attempts {
                 FROM live WHERE live.id = t.id AND worker IS NOT NULL
              ) a ON true
              LEFT JOIN worker w ON w.id = a.worker
+             LEFT JOIN model_call c ON c.task = t.id AND c.attempt = a.attempt
              WHERE t.id = $1 AND t.tenant = $2
              ORDER BY a.attempt",
         )
@@ -73,6 +75,7 @@ fn attempt(row: &PgRow) -> Result<Option<Attempt>, Fault> {
         ended_at: field(row, "ended_at")?,
         outcome,
         error: rows::failure(row)?,
+        calls: usage::calls(field(row, "calls")?)?,
     }))
 }
 

@@ -43,6 +43,7 @@ mod schedule;
 mod settle;
 mod submit;
 mod tally;
+mod usage;
 mod waiting;
 mod worker;
 
@@ -57,7 +58,9 @@ use application::ports::{
 };
 use async_trait::async_trait;
 use domain::{
-    Attempt, NewTask, Priority, QueueName, RetentionRules, Task, TaskId, Tenant, WorkerId, flow::BatchCounts,
+    Attempt, Day, NewTask, Priority, QueueName, RetentionRules, Task, TaskId, Tenant, WorkerId,
+    ai::{UsageGroup, UsageGrouping},
+    flow::BatchCounts,
 };
 use tokio::sync::Notify;
 
@@ -208,6 +211,16 @@ impl TaskStore for PostgresStore {
 
     async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError> {
         self.failure_groups(tenant, limit).await
+    }
+
+    async fn usage(
+        &self,
+        tenant: &Tenant,
+        days: (Day, Day),
+        grouping: UsageGrouping,
+        limit: usize,
+    ) -> Result<Vec<UsageGroup>, StoreError> {
+        self.usage_of(tenant, days, grouping, limit).await
     }
 
     async fn chunks_after(

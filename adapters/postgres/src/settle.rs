@@ -11,7 +11,7 @@ use std::{
 
 use application::ports::{Applied, Settlement, StoreError};
 use domain::{AttemptOutcome, Change, End, Status, TaskId, WorkerId};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection, postgres::PgRow};
 use tokio::sync::Notify;
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     connections::Operation,
     error::Fault,
     rows::{count, failure_text, field, integer, interval, lane},
+    usage,
 };
 
 /// Deletes first, which is lock and fence in one: the attempt that each row has to be at stands at the place of its id
@@ -208,20 +209,36 @@ impl Operation for Settle {
                 query.bind(outcomes).bind(errors).bind(knew)
             }
         };
-        let rows = query.fetch_all(connection).await?;
-        if self.kind != Kind::Wait
-            && let Some(row) = rows.first()
-            && field(row, "told")?
-        {
+        let (applied, told) = if settlements.iter().all(|settlement| settlement.calls.is_empty()) {
+            self.read(&query.fetch_all(connection).await?)?
+        } else {
+            let mut transaction = connection.begin().await?;
+            let (applied, told) = self.read(&query.fetch_all(&mut *transaction).await?)?;
+            usage::keep(&mut transaction, &settlements, &applied, &self.clock).await?;
+            transaction.commit().await?;
+            (applied, told)
+        };
+        // Only now: whoever is woken has to see what has ended.
+        if told {
             self.need_ended.notify_one();
         }
-        rows.iter()
-            .map(|row| {
-                let refused: bool = field(row, "refused")?;
-                let applied = if refused { Applied::CancelRequested } else { Applied::Yes };
-                Ok((TaskId(field(row, "task")?), count(row, "attempt")?, applied))
-            })
-            .collect()
+        Ok(applied)
+    }
+}
+
+impl Settle {
+    /// What was applied, and whether others wait for the end of one of them.
+    fn read(&self, rows: &[PgRow]) -> Result<(<Self as Operation>::Output, bool), Fault> {
+        let told = match rows.first() {
+            Some(row) if self.kind != Kind::Wait => field(row, "told")?,
+            _ => false,
+        };
+        let applied = rows.iter().map(|row| {
+            let refused: bool = field(row, "refused")?;
+            let applied = if refused { Applied::CancelRequested } else { Applied::Yes };
+            Ok((TaskId(field(row, "task")?), count(row, "attempt")?, applied))
+        });
+        Ok((applied.collect::<Result<_, Fault>>()?, told))
     }
 }
 

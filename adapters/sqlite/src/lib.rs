@@ -36,6 +36,7 @@ mod store;
 mod submit;
 mod tally;
 mod upkeep;
+mod usage;
 mod workers;
 mod writer;
 

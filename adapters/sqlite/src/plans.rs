@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
-const SOURCES: [(&str, &str); 25] = [
+const SOURCES: [(&str, &str); 26] = [
     ("attempts", include_str!("attempts.rs")),
     ("cancel", include_str!("cancel.rs")),
     ("claim", include_str!("claim.rs")),
@@ -30,6 +30,7 @@ const SOURCES: [(&str, &str); 25] = [
     ("tally", include_str!("tally.rs")),
     ("open", include_str!("open.rs")),
     ("upkeep", include_str!("upkeep.rs")),
+    ("usage", include_str!("usage.rs")),
     ("workers", include_str!("workers.rs")),
 ];
 

@@ -11,7 +11,9 @@ use application::ports::{
 };
 use async_trait::async_trait;
 use domain::{
-    Attempt, NewTask, Priority, QueueName, RetentionRules, Task, TaskId, Tenant, WorkerId, flow::BatchCounts,
+    Attempt, Day, NewTask, Priority, QueueName, RetentionRules, Task, TaskId, Tenant, WorkerId,
+    ai::{UsageGroup, UsageGrouping},
+    flow::BatchCounts,
 };
 use sqlx::SqliteConnection;
 
@@ -36,6 +38,7 @@ use crate::{
     store::{Query, SqliteStore},
     tally::Counts,
     upkeep::{Expire, NextDue, Promote, WaitingIn, WaitingQueues},
+    usage::Usage,
     workers::{Bury, CancelRequests, Heartbeat, Orphans, OverdueAt, OverrunningAt, Register, Retire},
 };
 
@@ -116,6 +119,16 @@ impl TaskStore for SqliteStore {
 
     async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError> {
         self.query(Failures { tenant: tenant.clone(), limit }).await
+    }
+
+    async fn usage(
+        &self,
+        tenant: &Tenant,
+        days: (Day, Day),
+        grouping: UsageGrouping,
+        limit: usize,
+    ) -> Result<Vec<UsageGroup>, StoreError> {
+        self.query(Usage { tenant: tenant.clone(), days, grouping, limit }).await
     }
 
     async fn chunks_after(

@@ -12,6 +12,7 @@ use crate::{
     ending::{Ending, end, fenced},
     error::store_error,
     rows::{id_list, lane, number, pages, parse_outcome},
+    usage::{Told, keep},
     writer::{Change, Write},
 };
 
@@ -53,7 +54,7 @@ impl Change for Settle {
         let mut held = self.held(write).await?;
         let strangers = self.settlements.iter().filter(|s| !held.contains_key(&(s.task.0, s.attempt)));
         let mut ended = self.ended(write, strangers.map(|s| s.task.0).collect()).await?;
-        let (mut endings, mut returns) = (Vec::new(), Vec::new());
+        let (mut endings, mut returns, mut told) = (Vec::new(), Vec::new(), Vec::new());
         let mut answers = Vec::with_capacity(self.settlements.len());
         for settlement in &self.settlements {
             let place = (settlement.task.0, settlement.attempt);
@@ -109,12 +110,17 @@ impl Change for Settle {
                 }
             };
             write.tally.shift(&task.tenant, &task.queue, Status::Processing, status);
+            if !settlement.calls.is_empty() {
+                let (tenant, calls) = (task.tenant.clone(), settlement.calls.clone());
+                told.push(Told { task: place.0, attempt: place.1, tenant, calls });
+            }
             held.remove(&place);
             ended.insert(place, outcome);
             answers.push(Applied::Yes);
         }
         end(write, endings).await?;
         put_back(write, self.worker, &returns).await?;
+        keep(write, &told).await?;
         Ok(answers)
     }
 }

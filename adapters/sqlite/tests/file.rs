@@ -110,6 +110,7 @@ async fn the_next_process_goes_on_where_the_last_one_stopped() {
         change: decide(state, orphans[0].counters, Event::LoseWorker { charged: true }).expect("it runs"),
         result: None,
         details: None,
+        calls: Vec::new(),
         knew_of_cancel: false,
     };
     assert_eq!(store.settle(worker, &[lost]).await.expect("settle"), [Applied::Yes]);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::{Priority, Progress, QueueName, TaskId, TaskType, Tenant, Timestamp, WorkerName};
+use domain::{Priority, Progress, QueueName, TaskId, TaskType, Tenant, Timestamp, WorkerName, ai::ModelCall};
 
 use super::running::RunningAttempt;
 
@@ -49,6 +49,18 @@ impl TaskContext {
     /// Adds to the live output. Pieces are joined for some milliseconds before they travel on.
     pub fn chunk(&self, text: &str) {
         self.0.recorder.chunk(&self.0, text);
+    }
+
+    /// Enters a call of a model into the books. What it used is kept with the attempt, however that ends.
+    pub fn enter_call(&self, call: ModelCall) {
+        self.0.account().calls.push(call);
+    }
+
+    /// Puts down what is known of the last call by now.
+    pub fn update_call(&self, update: impl FnOnce(&mut ModelCall)) {
+        if let Some(call) = self.0.account().calls.last_mut() {
+            update(call);
+        }
     }
 
     /// Resolves when the soft time limit has passed: return what there is, or an error.

@@ -1,5 +1,6 @@
 //! The handlers' side: what one knows of its task, and the way of what it reports.
 
+mod account;
 mod context;
 mod recorder;
 mod running;

@@ -1,14 +1,14 @@
 //! What a running attempt's handler, its worker and its reports share: one allocation, for thousands run at once.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use domain::{Counters, Limits, RetryPolicy, WorkerId};
 use tokio::sync::Notify;
 
-use super::{context::TaskInfo, recorder::Recorder};
+use super::{account::Account, context::TaskInfo, recorder::Recorder};
 
 /// Why a running handler is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,7 @@ pub(crate) struct RunningAttempt {
     over: AtomicBool,
     /// It has reported something.
     reported: AtomicBool,
+    account: Mutex<Account>,
 }
 
 impl RunningAttempt {
@@ -77,7 +78,13 @@ impl RunningAttempt {
             soft_limit_told: Notify::new(),
             over: AtomicBool::new(false),
             reported: AtomicBool::new(false),
+            account: Mutex::default(),
         }
+    }
+
+    /// What it has used so far.
+    pub(crate) fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the handler dropped. The first reason counts; only a cancellation takes the place of another.

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Event, NewTask, Priority, Refusal, Start, State as TaskState, Status, Task,
-    TaskId, TaskType, Tenant, Timestamp, Unique, decide, flow::BatchCounts, queue::may_change_priority,
+    Attempt, Change, Counters, Day, Event, NewTask, Priority, Refusal, Start, State as TaskState, Status,
+    Task, TaskId, TaskType, Tenant, Timestamp, Unique,
+    ai::{Spending, UsageGroup, UsageGrouping},
+    decide,
+    flow::BatchCounts,
+    queue::may_change_priority,
 };
 
 use super::{
@@ -241,6 +245,37 @@ impl TaskStore for MemoryStore {
         Ok(groups)
     }
 
+    async fn usage(
+        &self,
+        tenant: &Tenant,
+        days: (Day, Day),
+        grouping: UsageGrouping,
+        limit: usize,
+    ) -> Result<Vec<UsageGroup>, StoreError> {
+        let (state, _) = self.enter();
+        let mut groups: BTreeMap<String, Spending> = BTreeMap::new();
+        for ((owner, day, provider, model), spending) in &state.usage {
+            if owner != tenant || *day < days.0 || *day > days.1 {
+                continue;
+            }
+            let key = match grouping {
+                UsageGrouping::Model => model.clone(),
+                UsageGrouping::Provider => provider.to_string(),
+                UsageGrouping::Day => day.to_string(),
+            };
+            let sum = groups.entry(key).or_default();
+            *sum = sum.plus(*spending);
+        }
+        let mut groups: Vec<_> =
+            groups.into_iter().map(|(key, spending)| UsageGroup { key, spending }).collect();
+        if grouping != UsageGrouping::Day {
+            let weight = |sum: &Spending| (sum.cost_micros, sum.input_tokens + sum.output_tokens);
+            groups.sort_by_key(|group| std::cmp::Reverse(weight(&group.spending)));
+        }
+        groups.truncate(limit);
+        Ok(groups)
+    }
+
     async fn chunks_after(
         &self,
         id: TaskId,
@@ -305,6 +340,7 @@ pub(super) fn submit(state: &mut State, task: &NewTask, now: Timestamp) -> Submi
         started_at: None,
         completed_at: None,
         attempts: Vec::new(),
+        calls: Vec::new(),
         chunks: Default::default(),
         raised: None,
         needs: None,

@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use domain::{
-    Attempt, AttemptOutcome, Change, Counters, Failure, Idempotency, IdempotencyKey, Json, NewTask, Priority,
-    QueueName, Service, State as TaskState, Status, Suspicion, Task, TaskId, Tenant, Timestamp, WorkerId,
-    WorkerName, flow::Needs, schedule::ScheduleName, task::ProgressReport,
+    Attempt, AttemptOutcome, Change, Counters, Day, Failure, Idempotency, IdempotencyKey, Json, NewTask,
+    Priority, QueueName, Service, State as TaskState, Status, Suspicion, Task, TaskId, Tenant, Timestamp,
+    WorkerId, WorkerName,
+    ai::{ModelCall, ProviderName, Spending},
+    flow::Needs,
+    schedule::ScheduleName,
+    task::ProgressReport,
 };
 
 use super::{fleet::KeptCommand, queues::QueueBook, schedules::KeptSchedule};
@@ -34,6 +38,8 @@ pub(super) struct State {
     pub(super) dependents: BTreeMap<TaskId, BTreeSet<TaskId>>,
     /// Ends of needed tasks that are to be followed up.
     pub(super) ended_needs: VecDeque<TaskId>,
+    /// What calls of models came to, by tenant, day, provider and model.
+    pub(super) usage: BTreeMap<(Tenant, Day, ProviderName, String), Spending>,
     /// When each queue was last served, so that queues take turns from claim to claim.
     pub(super) served: HashMap<QueueName, u64>,
 }
@@ -60,6 +66,8 @@ pub(super) struct Entry {
     pub(super) started_at: Option<Timestamp>,
     pub(super) completed_at: Option<Timestamp>,
     pub(super) attempts: Vec<EndedAttempt>,
+    /// Of the attempt that is being settled.
+    pub(super) calls: Vec<ModelCall>,
     pub(super) chunks: BTreeMap<(u32, u64), String>,
     /// What waiting has made of its priority.
     pub(super) raised: Option<Priority>,
@@ -296,6 +304,7 @@ impl State {
                 ended_at: Some(now),
                 outcome: Some(outcome),
                 error: error.clone(),
+                calls: std::mem::take(&mut entry.calls),
                 ..self.running(entry)
             };
             entry.attempts.push(EndedAttempt { worker, outcome, shown });
@@ -312,6 +321,7 @@ impl State {
             ended_at: None,
             outcome: None,
             error: None,
+            calls: Vec::new(),
         }
     }
 

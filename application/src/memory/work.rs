@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::{
     Change, Event, NewTask, QueueName, Service, State as TaskState, Suspicion, TaskId, Timestamp, WorkerId,
-    decide, task::ProgressReport,
+    ai::Spending, decide, task::ProgressReport,
 };
 
 use super::{
@@ -200,7 +200,7 @@ fn take(state: &mut State, worker: WorkerId, id: TaskId, now: Timestamp) -> Opti
 }
 
 fn settle(state: &mut State, worker: WorkerId, settlement: &Settlement, now: Timestamp) -> Applied {
-    let Settlement { task, attempt, change, result, details, knew_of_cancel } = settlement;
+    let Settlement { task, attempt, change, result, details, calls, knew_of_cancel } = settlement;
     let Some(entry) = state.tasks.get_mut(task) else { return Applied::Stale };
     if !entry.is_held(worker, *attempt) {
         // Sent before and applied: the record says so.
@@ -221,6 +221,12 @@ fn settle(state: &mut State, worker: WorkerId, settlement: &Settlement, now: Tim
             }
         }
         Change::Finish { .. } => (entry.result, entry.details) = (result.clone(), details.clone()),
+    }
+    entry.calls = calls.clone();
+    let tenant = entry.submitted.tenant.clone();
+    for ((provider, model), spending) in Spending::by_model(calls) {
+        let sum = state.usage.entry((tenant.clone(), now.date_naive(), provider, model)).or_default();
+        *sum = sum.plus(spending);
     }
     state.apply(*task, change.clone(), None, now);
     Applied::Yes

@@ -1,20 +1,39 @@
-//! Text generation by a model: the port that provider adapters implement.
+//! Models: the ports that provider adapters implement.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use domain::{ErrorClass, Failure};
-use futures_util::Stream;
+use domain::{
+    ErrorClass, Failure,
+    ai::{Message, ModelCall, Price, ProviderName, ResponseFormat, Sampling, Trouble, Usage, text_of},
+};
+use futures_util::{Stream, StreamExt, stream};
+use serde_json::Value;
 
 /// What is asked of the model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct GenerationRequest {
     /// Such as `gpt-3.5-turbo`.
     pub model: String,
-    /// What the user says.
-    pub prompt: String,
+    /// What was said so far, checked by [`domain::ai::check_messages`]. Where the assistant spoke last, it is to go on.
+    pub messages: Vec<Message>,
+    /// How it is to answer, checked by [`Sampling::check`].
+    pub sampling: Sampling,
+    /// The form of the answer. Providers may hold the model to it; whoever asks checks.
+    pub format: Option<ResponseFormat>,
     /// The task's number: seeds simulated answers and names the request in provider logs.
     pub task: i64,
+}
+
+impl GenerationRequest {
+    /// How many characters the model has to read.
+    pub fn chars(&self) -> u64 {
+        self.messages.iter().map(|message| text_of(&message.content).chars().count() as u64).sum()
+    }
 }
 
 /// A provider. Dropping the stream closes the connection upstream, which stops the bill.
@@ -29,14 +48,68 @@ pub trait TextGenerator: Send + Sync {
     fn describe(&self) -> String;
 }
 
-/// A running generation.
-pub type Generation = Pin<Box<dyn Stream<Item = Result<GenerationEvent, GeneratorError>> + Send>>;
+/// A running generation: a stream of events.
+pub struct Generation {
+    /// Who answers, where that was to be chosen.
+    pub by: Option<Answering>,
+    /// Calls of others that failed before.
+    pub tried: Vec<ModelCall>,
+    events: Pin<Box<dyn Stream<Item = Result<GenerationEvent, GeneratorError>> + Send>>,
+}
+
+/// Who answers, and for how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answering {
+    /// Who.
+    pub provider: ProviderName,
+    /// What the model is called there.
+    pub model: String,
+    /// What it costs, where that is known.
+    pub price: Option<Price>,
+}
+
+impl Generation {
+    /// A generation of these events.
+    pub fn new(events: impl Stream<Item = Result<GenerationEvent, GeneratorError>> + Send + 'static) -> Self {
+        Self { by: None, tried: Vec::new(), events: Box::pin(events) }
+    }
+
+    /// The same, by somebody who was chosen after these calls had failed.
+    pub fn answered_by(self, by: Answering, tried: Vec<ModelCall>) -> Self {
+        Self { by: Some(by), tried, ..self }
+    }
+
+    /// The same, with an event before the others; `keep` is dropped with the stream.
+    pub fn after<K: Send + 'static>(self, first: GenerationEvent, keep: K) -> Self {
+        let events = stream::iter([Ok(first)]).chain(self.events).map(move |event| {
+            let _ = &keep;
+            event
+        });
+        Self { events: Box::pin(events), ..self }
+    }
+}
+
+impl Stream for Generation {
+    type Item = Result<GenerationEvent, GeneratorError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.as_mut().poll_next(context)
+    }
+}
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generation").field("by", &self.by).field("tried", &self.tried).finish_non_exhaustive()
+    }
+}
 
 /// What comes out of a generation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GenerationEvent {
     /// A piece of text.
     Chunk(Chunk),
+    /// Tools that the model calls, as OpenAI's API has them; before the end.
+    ToolCalls(Vec<Value>),
     /// The end.
     Finished {
         /// Why it stopped.
@@ -79,15 +152,40 @@ impl FinishReason {
     }
 }
 
-/// Tokens used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// Read by the model.
-    pub input_tokens: u64,
-    /// Written by the model.
-    pub output_tokens: u64,
-    /// Whether the numbers are our estimate, because the provider sent none.
-    pub estimated: bool,
+/// What is asked of a model that makes vectors.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EmbeddingRequest {
+    /// Such as `text-embedding-3-small`.
+    pub model: String,
+    /// The texts, checked by [`domain::ai::EmbeddingLimits::check`].
+    pub texts: Vec<String>,
+    /// How many numbers a vector is to have; the model's own number where absent.
+    pub dimensions: Option<u32>,
+    /// The task's number: names the request in provider logs.
+    pub task: i64,
+}
+
+/// Vectors of texts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// One for each text, in their order.
+    pub vectors: Vec<Vec<f32>>,
+    /// What was used.
+    pub usage: Usage,
+    /// The model that answered, as the provider names it.
+    pub model: Option<String>,
+    /// Who answered, where that was to be chosen.
+    pub by: Option<Answering>,
+    /// Calls of others that failed before.
+    pub tried: Vec<ModelCall>,
+}
+
+/// A provider of vectors.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[async_trait]
+pub trait Embedder: Send + Sync {
+    /// Makes one vector of each text.
+    async fn embed(&self, request: EmbeddingRequest) -> Result<Embeddings, GeneratorError>;
 }
 
 /// A provider's refusal or breakdown.
@@ -96,6 +194,8 @@ pub struct Usage {
 pub struct GeneratorError {
     /// Decides about another try.
     pub class: ErrorClass,
+    /// Decides whether somebody else is asked.
+    pub trouble: Trouble,
     /// A stable identifier, such as `context_length_exceeded`, `truncated`, `first_token_timeout`.
     pub code: String,
     /// What happened, with the provider's own words (cut to a sensible length) and no secrets.
@@ -104,6 +204,8 @@ pub struct GeneratorError {
     pub retry_after: Option<Duration>,
     /// Whether the provider may have billed something.
     pub billed: bool,
+    /// The calls that came to this, where several were made.
+    pub tried: Vec<ModelCall>,
 }
 
 impl From<GeneratorError> for Failure {

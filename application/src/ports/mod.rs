@@ -18,13 +18,15 @@ mod signals;
 mod store;
 mod upkeep;
 
+pub use domain::ai::Usage;
 pub use fleet::{
     CommandAnswer, CommandId, Fleet, FleetStore, GivenCommand, MOST_WORKERS, Wanted, WorkerRecord,
     WorkerReport,
 };
 pub use flows::{BatchItems, FlowStored, FollowedUp, Needed, NewNeed, NewNode, links, open_needs};
 pub use generate::{
-    Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator, Usage,
+    Answering, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
+    GenerationRequest, GeneratorError, TextGenerator,
 };
 pub use inbox::{Accepted, InboxStore, Letter, TakenIn};
 pub use order::{Order, Popped, Waiting};
@@ -49,7 +51,7 @@ pub trait Chance: Send + Sync {
 
 #[cfg(any(test, feature = "mocks"))]
 pub use self::{
-    fleet::MockFleetStore, generate::MockTextGenerator, inbox::MockInboxStore, order::MockOrder,
-    outbound::MockOutbound, queues::MockQueueStore, schedules::MockScheduleStore, signals::MockSignals,
-    store::MockTaskStore, store::MockWorkStore, upkeep::MockUpkeepStore,
+    fleet::MockFleetStore, generate::MockEmbedder, generate::MockTextGenerator, inbox::MockInboxStore,
+    order::MockOrder, outbound::MockOutbound, queues::MockQueueStore, schedules::MockScheduleStore,
+    signals::MockSignals, store::MockTaskStore, store::MockWorkStore, upkeep::MockUpkeepStore,
 };

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Json, Limits, NewTask, Priority, Progress, QueueLimits, QueueName,
+    Attempt, Change, Counters, Day, Json, Limits, NewTask, Priority, Progress, QueueLimits, QueueName,
     RetryPolicy, Status, Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId, WorkerName,
+    ai::{ModelCall, UsageGroup, UsageGrouping},
     flow::BatchCounts,
 };
 
@@ -117,6 +118,16 @@ pub trait TaskStore: Send + Sync {
     /// The tenant's FAILED tasks by the code of their error and their type, the most frequent first (then by code and
     /// type), at most `limit` groups.
     async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError>;
+
+    /// What the tenant's calls of models came to on these days (UTC, both included), by group: the dearest first, then
+    /// those with the most tokens, then by key; at most `limit` groups. By day they come in the order of days.
+    async fn usage(
+        &self,
+        tenant: &Tenant,
+        days: (Day, Day),
+        grouping: UsageGrouping,
+        limit: usize,
+    ) -> Result<Vec<UsageGroup>, StoreError>;
 
     /// The stored chunks of one task after `(attempt, seq)`, in order, at most `limit`. Every attempt's are kept.
     async fn chunks_after(
@@ -462,6 +473,8 @@ pub struct Settlement {
     pub result: Option<Json>,
     /// About the result; a JSON object.
     pub details: Option<Json>,
+    /// Calls of models that the attempt made: kept with it, and added to the tenant's day, where this is applied.
+    pub calls: Vec<ModelCall>,
     /// Whether the decision knew of a cancellation. A [`Change::Wait`] that did not is refused where one was requested
     /// meanwhile.
     pub knew_of_cancel: bool,

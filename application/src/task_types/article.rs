@@ -1,12 +1,13 @@
 //! `ai.article`: an article with a title, for a category.
 
-use std::sync::Arc;
-
 use domain::Failure;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::text_generation::{DEFAULT_MODEL, write};
+use super::{
+    Models,
+    text_generation::{DEFAULT_MODEL, check_model, write},
+};
 use crate::{
     handler::TaskContext,
     ports::TextGenerator,
@@ -41,7 +42,7 @@ impl ArticleInput {
         if self.category.as_deref().is_some_and(long) {
             return Err(format!("the category is longer than {LONGEST} characters"));
         }
-        Ok(())
+        check_model(self.model.as_deref()).map_err(|error| error.to_string())
     }
 
     fn prompt(&self) -> String {
@@ -54,13 +55,14 @@ impl ArticleInput {
     }
 }
 
-pub(super) fn spec(generator: Arc<dyn TextGenerator>) -> TaskTypeSpec {
+pub(super) fn spec(models: &Models) -> TaskTypeSpec {
+    let models = models.clone();
     TaskTypeSpec::new(
         ARTICLE_TYPE,
         "Writes an article; its text streams live.",
         move |context, input: ArticleInput| {
-            let generator = Arc::clone(&generator);
-            async move { article(generator.as_ref(), context, input).await }
+            let models = models.clone();
+            async move { article(models.generator.as_ref(), context, input).await }
         },
     )
     .example(r#"{"title":"Rust in production","category":"technology"}"#)

@@ -1,18 +1,56 @@
-use std::sync::Arc;
+mod article;
+mod embedding;
+mod text;
 
-use domain::{Json, Status, Tenant};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+
+use domain::{Json, Tenant};
 use futures_util::stream;
 
-use super::built_in;
+use super::{Models, built_in};
 use crate::{
-    ports::{Chunk, FinishReason, GenerationEvent, GeneratorError, MockTextGenerator, Usage},
+    ports::{
+        Chunk, FinishReason, Generation, GenerationEvent, GenerationRequest, GeneratorError, MockEmbedder,
+        MockTextGenerator, Store, TextGenerator, Usage,
+    },
     testing::Product,
 };
 
-fn answers(events: Vec<Result<GenerationEvent, GeneratorError>>) -> Product {
+type Event = Result<GenerationEvent, GeneratorError>;
+
+/// Types whose models are not asked.
+pub(super) fn silent(store: Arc<dyn Store>) -> Models {
+    let (generator, embedder) = (Arc::new(MockTextGenerator::new()), Arc::new(MockEmbedder::new()));
+    Models { generator, embedder, store }
+}
+
+/// A generator that answers with these in turn, and what it was asked.
+fn scripted(answers: Vec<Vec<Event>>) -> (MockTextGenerator, Arc<Mutex<Vec<GenerationRequest>>>) {
+    let (answers, asked) = (Mutex::new(VecDeque::from(answers)), Arc::<Mutex<Vec<_>>>::default());
+    let asking = Arc::clone(&asked);
     let mut generator = MockTextGenerator::new();
-    generator.expect_generate().returning(move |_| Ok(Box::pin(stream::iter(events.clone()))));
-    Product::new(built_in(Arc::new(generator)))
+    generator.expect_generate().returning(move |request| {
+        asking.lock().expect("not poisoned").push(request);
+        let events = answers.lock().expect("not poisoned").pop_front().expect("an answer for each call");
+        Ok(Generation::new(stream::iter(events)))
+    });
+    generator.expect_describe().returning(|| "scripted".to_owned());
+    (generator, asked)
+}
+
+/// A product whose text comes from this generator.
+fn product_of(generator: impl TextGenerator + 'static) -> Product {
+    let generator = Arc::new(generator);
+    Product::with(|store, _| built_in(&Models { generator, ..silent(store) }))
+}
+
+fn answers(events: Vec<Event>) -> Product {
+    let mut generator = MockTextGenerator::new();
+    generator.expect_generate().returning(move |_| Ok(Generation::new(stream::iter(events.clone()))));
+    product_of(generator)
 }
 
 fn chunk(text: &str) -> Result<GenerationEvent, GeneratorError> {
@@ -29,39 +67,11 @@ fn finished(reason: FinishReason) -> Result<GenerationEvent, GeneratorError> {
 
 #[test]
 fn each_types_example_is_an_input_that_it_takes() {
-    for spec in built_in(Arc::new(MockTextGenerator::new())) {
+    let product = answers(vec![]);
+    for spec in product.tasks.registry().iter() {
         let example = Json::parse(spec.example_input()).expect("the example is JSON");
         assert_eq!(spec.check_input(&example), Ok(()), "{}", spec.name());
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_answer_is_the_result_and_its_usage_is_kept() {
-    let product = answers(vec![chunk("Hello, "), chunk("world"), finished(FinishReason::Length)]);
-    let _worker = product.worker(1);
-    let prompt = Json::parse(r#"{"prompt":"Hi","model":null}"#).expect("JSON");
-    let id = product.submit("ai.text_generation", |task| task.input = prompt).await;
-    let task = product.end_of(id).await;
-    assert_eq!(task.result.expect("a result").as_str(), "\"Hello, world\"");
-    let details: serde_json::Value = task.details.expect("details").to().expect("an object");
-    assert_eq!(details["incomplete"], true);
-    assert_eq!(details["usage"]["output_tokens"], 2);
-    assert_eq!(details["model"], super::DEFAULT_MODEL);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stream_that_just_ends_is_no_answer() {
-    let product = answers(vec![chunk("Hello, ")]);
-    let _worker = product.worker(1);
-    let prompt = Json::parse(r#"{"prompt":"Hi"}"#).expect("JSON");
-    let id = product
-        .submit("ai.text_generation", |task| {
-            task.input = prompt;
-            task.max_attempts = Some(1);
-        })
-        .await;
-    let task = product.end_of(id).await;
-    assert_eq!((task.status, task.error.expect("an error").code), (Status::Failed, "truncated".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,6 +80,31 @@ async fn inputs_are_refused_before_anything_is_stored() {
     for (task_type, input) in [
         ("ai.text_generation", r#"{"promt":"a typo"}"#),
         ("ai.text_generation", r#"{"prompt":7}"#),
+        ("ai.text_generation", r#"{}"#),
+        ("ai.text_generation", r#"{"prompt":" "}"#),
+        ("ai.text_generation", r#"{"prompt":"x","messages":[{"role":"user","content":"y"}]}"#),
+        ("ai.text_generation", r#"{"messages":[]}"#),
+        ("ai.text_generation", r#"{"messages":[{"role":"boss","content":"y"}]}"#),
+        ("ai.text_generation", r#"{"prompt":"x","model":""}"#),
+        ("ai.text_generation", r#"{"prompt":"x","temperature":3}"#),
+        ("ai.text_generation", r#"{"prompt":"x","max_tokens":0}"#),
+        ("ai.text_generation", r#"{"prompt":"x","stop":7}"#),
+        ("ai.text_generation", r#"{"prompt":"x","max_repairs":6}"#),
+        ("ai.text_generation", r#"{"prompt":"x","tool_choice":"auto"}"#),
+        ("ai.text_generation", r#"{"prompt":"x","response_format":{"type":"xml"}}"#),
+        (
+            "ai.text_generation",
+            r#"{"prompt":"x","response_format":{"type":"json_schema","json_schema":{"name":"a","schema":{"type":"strin"}}}}"#,
+        ),
+        (
+            "ai.text_generation",
+            r#"{"prompt":"x","response_format":{"type":"json_object"},"continue_partial":true}"#,
+        ),
+        ("ai.article", r#"{"title":" "}"#),
+        ("ai.article", r#"{"title":"x","model":""}"#),
+        ("ai.embedding", r#"{"input":[]}"#),
+        ("ai.embedding", r#"{"input":7}"#),
+        ("ai.embedding", r#"{"input":"x","dimensions":0}"#),
         ("demo.simple_calculation", r#"{"x":1,"y":2,"operation":"power"}"#),
         ("demo.sleep", r#"{}"#),
     ] {

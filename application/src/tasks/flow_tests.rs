@@ -10,10 +10,16 @@ use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{ports::MockTextGenerator, registry::TaskTypeSpec, task_types, testing::Product};
+use crate::{
+    ports::{MockEmbedder, MockTextGenerator},
+    task_types::{self, Models},
+    testing::Product,
+};
 
+/// A product whose models are not asked.
 fn product() -> Product {
-    Product::new(task_types::built_in(Arc::new(MockTextGenerator::new())) as Vec<TaskTypeSpec>)
+    let (generator, embedder) = (Arc::new(MockTextGenerator::new()), Arc::new(MockEmbedder::new()));
+    Product::with(|store, _| task_types::built_in(&Models { generator, embedder, store }))
 }
 
 fn submission(task_type: &str, input: &str) -> Submission {

@@ -8,6 +8,7 @@ mod handle;
 mod manual;
 mod partial;
 mod submit;
+mod usage;
 mod watch;
 mod watch_batch;
 
@@ -20,6 +21,7 @@ pub use flows::FlowSubmission;
 pub use handle::{Handle, NoResult};
 pub use manual::{LARGEST_SWEEP, MOST_FAILURE_GROUPS, Swept};
 pub use submit::{Admission, InvalidField, Submission, SubmitError};
+pub use usage::{MOST_USAGE_DAYS, MOST_USAGE_GROUPS, UsageError, UsageReport};
 pub use watch::TaskEvent;
 pub use watch_batch::BatchEvent;
 

@@ -17,7 +17,8 @@ const fn key(name: &'static str, default: &'static str, meaning: &'static str) -
     Key { name, default, meaning, secret: false }
 }
 
-/// Every key. Lists exist in the file only: `[[routes]] pattern = "ai.*" queue = "ai_processing"`, `[[types]]`, `[[schedules]]`.
+/// Every key. Lists exist in the file only: `[[routes]] pattern = "ai.*" queue = "ai_processing"`, `[[types]]`, `[[schedules]]`,
+/// `[[providers]]`, `[[models]]`.
 pub const KEYS: &[Key] = &[
     key(
         "database_url",

@@ -177,6 +177,7 @@ pub fn settlement(claimed: &ClaimedTask, knew_of_cancel: bool, change: Change) -
         change,
         result: None,
         details: None,
+        calls: Vec::new(),
         knew_of_cancel,
     }
 }

@@ -151,6 +151,7 @@ pub async fn the_running_attempt_is_listed(harness: &dyn Harness) {
     assert_eq!(attempts.len(), 2);
     assert_eq!(attempts[0].outcome, Some(AttemptOutcome::Failed));
     let running = Attempt {
+        calls: Vec::new(),
         attempt: 2,
         worker: Some(WorkerName::new("w").expect("a valid worker name")),
         started_at: second.started_at,

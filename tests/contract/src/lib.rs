@@ -54,6 +54,7 @@ pub mod servers;
 pub mod settle;
 pub mod submit;
 pub mod upkeep;
+pub mod usage;
 pub mod workers;
 
 use std::{sync::Arc, time::Duration};
@@ -249,6 +250,13 @@ macro_rules! store_contract {
                 the_largest_batch_is_kept_whole
                 a_batch_whose_items_are_read_piece_by_piece_is_stored_whole_or_not_at_all
             }
+            usage {
+                calls_are_kept_with_their_attempt
+                usage_is_summed_by_group_and_day
+                only_what_applies_is_counted
+                sums_outlive_their_tasks
+                concurrent_sums_are_exact
+            }
             mirror {
                 both_answer_alike_first
                 both_answer_alike_second
@@ -295,10 +303,12 @@ mod tests {
             include_str!("race.rs"),
             include_str!("read.rs"),
             include_str!("record.rs"),
+            include_str!("retention.rs"),
             include_str!("schedules.rs"),
             include_str!("settle.rs"),
             include_str!("submit.rs"),
             include_str!("upkeep.rs"),
+            include_str!("usage.rs"),
             include_str!("workers.rs"),
         ];
         let promises = parts

@@ -467,8 +467,15 @@ impl<'h> Mirror<'h> {
             let state = State::Processing { cancel_requested: orphan.cancel_requested };
             let change = decide(state, orphan.counters, event).expect("it runs");
             let (task, attempt) = (orphan.id, orphan.counters.attempt);
-            let settlement =
-                Settlement { task, attempt, change, result: None, details: None, knew_of_cancel: true };
+            let settlement = Settlement {
+                task,
+                attempt,
+                change,
+                result: None,
+                details: None,
+                calls: Vec::new(),
+                knew_of_cancel: true,
+            };
             both!(self, settle(orphan.worker, std::slice::from_ref(&settlement)));
         }
     }

@@ -520,6 +520,7 @@ impl<'a> History<'a> {
                 change: decide(task.state, task.counters, event).expect("it runs"),
                 result: None,
                 details: None,
+                calls: Vec::new(),
                 knew_of_cancel: orphan.cancel_requested,
             };
             let expected = self.expect_settled(orphan.worker, &settlement);

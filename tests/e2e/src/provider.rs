@@ -1,6 +1,11 @@
 //! A stand-in for an OpenAI-compatible server: it answers as it is told, and tells what it sees.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -21,6 +26,17 @@ pub enum Reply {
     Words(Vec<&'static str>),
     /// These words, and then the connection is closed in the middle of the answer.
     Cut(Vec<&'static str>),
+    /// These words, and then these events as they are, in a stream that ends in good order.
+    Ending(Vec<&'static str>, Vec<String>),
+    /// This status, these headers and this body.
+    Plain {
+        /// Such as `200 OK`.
+        status: &'static str,
+        /// Further headers.
+        headers: Vec<(&'static str, &'static str)>,
+        /// Whatever it is.
+        body: String,
+    },
     /// No stream at all.
     Refusal {
         /// Such as `429 Too Many Requests`.
@@ -79,6 +95,54 @@ impl Provider {
         Self { address, noticed, accepting }
     }
 
+    /// Gives these answers to requests whose last message is the name beside them, each in turn and the last one again
+    /// and again.
+    ///
+    /// # Panics
+    ///
+    /// When a request has another last message.
+    pub async fn by_prompt(replies: Vec<(&'static str, Vec<Reply>)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it has an address");
+        let (notice, noticed) = mpsc::unbounded_channel();
+        let queues: HashMap<_, _> = replies
+            .into_iter()
+            .map(|(prompt, replies)| (prompt.to_owned(), Mutex::new(VecDeque::from(replies))))
+            .collect();
+        let queues = Arc::new(queues);
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let (queues, notice) = (Arc::clone(&queues), notice.clone());
+                tokio::spawn(async move {
+                    let Ok((body, authorization)) = read_request(&mut socket).await else { return };
+                    let prompt = last_message(&body);
+                    let queue = queues.get(prompt).unwrap_or_else(|| panic!("nothing is said to {prompt:?}"));
+                    let reply = {
+                        let mut queue = queue.lock().expect("not poisoned");
+                        let next = queue.pop_front().expect("at least one reply");
+                        if queue.is_empty() {
+                            queue.push_back(next.clone());
+                        }
+                        next
+                    };
+                    let _ = answer(socket, reply, body, authorization, notice).await;
+                });
+            }
+        });
+        Self { address, noticed, accepting }
+    }
+
+    /// The last messages of all requests that it has seen so far and nobody has looked at.
+    pub fn prompts(&mut self) -> Vec<String> {
+        let mut prompts = Vec::new();
+        while let Ok(noticed) = self.noticed.try_recv() {
+            if let Noticed::Request { body, .. } = noticed {
+                prompts.push(last_message(&body).to_owned());
+            }
+        }
+        prompts
+    }
+
     /// What `OPENAI_BASE_URL` has to be.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
@@ -110,6 +174,21 @@ async fn serve(
     notice: mpsc::UnboundedSender<Noticed>,
 ) -> std::io::Result<()> {
     let (body, authorization) = read_request(&mut socket).await?;
+    answer(socket, reply, body, authorization, notice).await
+}
+
+fn last_message(body: &Value) -> &str {
+    let messages = body["messages"].as_array();
+    messages.and_then(|all| all.last()).and_then(|last| last["content"].as_str()).unwrap_or_default()
+}
+
+async fn answer(
+    mut socket: TcpStream,
+    reply: Reply,
+    body: Value,
+    authorization: String,
+    notice: mpsc::UnboundedSender<Noticed>,
+) -> std::io::Result<()> {
     let _ = notice.send(Noticed::Request { body, authorization: authorization.clone() });
     match reply {
         Reply::Refusal { status, headers, message } => {
@@ -122,6 +201,23 @@ async fn serve(
             let length = body.len();
             head.push_str(&format!("content-type: application/json\r\ncontent-length: {length}\r\n\r\n"));
             socket.write_all(format!("{head}{body}").as_bytes()).await?;
+        }
+        Reply::Plain { status, headers, body } => {
+            let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\n");
+            for (name, value) in headers {
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+            let length = body.len();
+            head.push_str(&format!("content-type: application/json\r\ncontent-length: {length}\r\n\r\n"));
+            socket.write_all(format!("{head}{body}").as_bytes()).await?;
+        }
+        Reply::Ending(words, events) => {
+            start_stream(&mut socket).await?;
+            send_words(&mut socket, &words).await?;
+            for event in events {
+                send_chunk(&mut socket, &format!("data: {event}\n\n")).await?;
+            }
+            send_chunk(&mut socket, "").await?;
         }
         Reply::Words(words) => {
             start_stream(&mut socket).await?;

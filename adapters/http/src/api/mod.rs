@@ -7,6 +7,7 @@ mod queues;
 mod schedules;
 mod system;
 mod tasks;
+mod usage;
 mod workers;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     batches::BatchesApi, manual::ManualApi, queues::QueuesApi, schedules::SchedulesApi, system::SystemApi,
-    tasks::TasksApi, workers::WorkersApi,
+    tasks::TasksApi, usage::UsageApi, workers::WorkersApi,
 };
 use crate::{
     ApiConfig,
@@ -97,6 +98,8 @@ enum Tag {
     Queues,
     /// Who runs tasks, and what they are told to do.
     Workers,
+    /// What calls of models used and cost.
+    Usage,
     /// How the product fares.
     System,
 }

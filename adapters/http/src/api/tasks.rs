@@ -270,6 +270,8 @@ impl TasksApi {
     }
 
     /// A task's attempts
+    ///
+    /// With the calls of models that each made, and what all of them came to.
     #[oai(path = "/tasks/:id/attempts", method = "get", operation_id = "list_task_attempts")]
     async fn attempts(
         &self,
@@ -278,7 +280,7 @@ impl TasksApi {
     ) -> Result<JsonAnswer<AttemptListView>, ApiError> {
         let attempts = self.0.tasks()?.attempts(&Tenant::default(), known_id(id.0)?).await?;
         let attempts = attempts.ok_or_else(|| ApiError::unknown_task(id.0))?;
-        Ok(JsonAnswer(AttemptListView { items: attempts.into_iter().map(Into::into).collect() }))
+        Ok(JsonAnswer(attempts.into()))
     }
 
     /// Cancel a task

@@ -31,7 +31,15 @@ async fn handled() -> Client {
         let error = Some(Failure::permanent(code, "as the test says"));
         let change = Change::Finish { end: End::Failed, counters: task.counters, error };
         let attempt = task.counters.attempt;
-        Settlement { task: task.id, attempt, change, result: None, details: None, knew_of_cancel: false }
+        Settlement {
+            task: task.id,
+            attempt,
+            change,
+            result: None,
+            details: None,
+            calls: Vec::new(),
+            knew_of_cancel: false,
+        }
     };
     let failed = claimed.expect("claimed").into_iter().zip(["division_by_zero", "busy"]).map(settle);
     store.settle(worker, &failed.collect::<Vec<_>>()).await.expect("settled");

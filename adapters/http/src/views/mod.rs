@@ -6,10 +6,11 @@ use application::{
     task_types::{DEFAULT_TYPE, TextGenerationInput},
 };
 use chrono::{DateTime, Utc};
-use domain::{Progress, Status, Task, flow::BatchCounts};
+use domain::{Progress, Status, Task, ai::Spending, flow::BatchCounts};
 use poem_openapi::{Enum, Object};
 use serde::{Serialize, Serializer};
 
+use self::usage::{ModelCallView, UsageView};
 use crate::body::AnyJson;
 
 pub(crate) mod batches;
@@ -17,6 +18,7 @@ pub(crate) mod manual;
 pub(crate) mod queues;
 pub(crate) mod retry;
 pub(crate) mod schedules;
+pub(crate) mod usage;
 pub(crate) mod why;
 pub(crate) mod workers;
 
@@ -98,7 +100,7 @@ pub(crate) struct TaskView {
     task_type: String,
     /// Where it waits.
     queue: String,
-    /// The prompt of a text task.
+    /// The prompt of a text task; null where it has messages.
     prompt: Option<String>,
     /// The model of a text task.
     model: Option<String>,
@@ -183,7 +185,7 @@ impl From<&Task> for TaskView {
     fn from(task: &Task) -> Self {
         let text: Option<TextGenerationInput> =
             (task.task_type.as_str() == DEFAULT_TYPE).then(|| task.input.to().ok()).flatten();
-        let (prompt, model) = text.map_or((None, None), |text| (Some(text.prompt), text.model));
+        let (prompt, model) = text.map_or((None, None), |text| (text.prompt, text.model));
         Self {
             id: task.id.0,
             task_type: task.task_type.to_string(),
@@ -371,6 +373,8 @@ pub(crate) struct AttemptView {
     outcome: Option<OutcomeView>,
     /// What was wrong with it.
     error: Option<ErrorView>,
+    /// Calls of models that it made, failed ones too.
+    calls: Vec<ModelCallView>,
 }
 
 impl From<domain::Attempt> for AttemptView {
@@ -382,6 +386,7 @@ impl From<domain::Attempt> for AttemptView {
             ended_at: attempt.ended_at,
             outcome: attempt.outcome.map(OutcomeView::from),
             error: attempt.error.as_ref().map(ErrorView::from),
+            calls: attempt.calls.iter().map(ModelCallView::from).collect(),
         }
     }
 }
@@ -391,7 +396,16 @@ impl From<domain::Attempt> for AttemptView {
 #[oai(rename = "AttemptList")]
 pub(crate) struct AttemptListView {
     /// The attempts.
-    pub(crate) items: Vec<AttemptView>,
+    items: Vec<AttemptView>,
+    /// What all calls of models came to that they made: the task's own.
+    usage: UsageView,
+}
+
+impl From<Vec<domain::Attempt>> for AttemptListView {
+    fn from(attempts: Vec<domain::Attempt>) -> Self {
+        let usage = Spending::of(attempts.iter().flat_map(|attempt| &attempt.calls)).into();
+        Self { items: attempts.into_iter().map(Into::into).collect(), usage }
+    }
 }
 
 /// How many tasks stand where.

@@ -4,8 +4,11 @@
 use std::collections::BTreeMap;
 
 use application::ports::{FinishReason, GenerationEvent, GeneratorError, Usage};
-use domain::ErrorClass;
-use serde_json::Value;
+use domain::{
+    ErrorClass,
+    ai::{Trouble, estimate_tokens},
+};
+use serde_json::{Value, json};
 
 use super::{refusal::Complaint, sse::SseEvent};
 
@@ -17,11 +20,41 @@ pub(super) struct Answer {
     model: Option<String>,
     usage: Counts,
     refusal: String,
+    /// Of the first choice, by their index.
+    tool_calls: BTreeMap<u64, ToolCall>,
+    tool_bytes: usize,
     /// The text's length, in bytes for the limit and in characters for the estimate.
     text_bytes: usize,
     text_chars: u64,
     prompt_chars: u64,
     started: bool,
+}
+
+/// A call of a tool, which comes in pieces.
+#[derive(Debug, Default)]
+struct ToolCall {
+    id: String,
+    name: String,
+    arguments: String,
+}
+
+impl ToolCall {
+    fn add(&mut self, piece: &Value) {
+        let text = |path: &str| piece.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        // Id and name come once; some servers repeat them.
+        if self.id.is_empty() {
+            self.id = text("/id").to_owned();
+        }
+        if self.name.is_empty() {
+            self.name = text("/function/name").to_owned();
+        }
+        self.arguments.push_str(text("/function/arguments"));
+    }
+
+    fn whole(self) -> Value {
+        let function = json!({ "name": self.name, "arguments": self.arguments });
+        json!({ "id": self.id, "type": "function", "function": function })
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -45,15 +78,21 @@ pub(super) enum Seen {
 
 /// More text than any model writes.
 const TEXT_LIMIT: usize = 16 * 1024 * 1024;
-/// What the estimate assumes, as OpenAI's own rule of thumb does for English.
-const CHARS_PER_TOKEN: u64 = 4;
+/// More tools than any model calls at once.
+const MOST_TOOL_CALLS: usize = 128;
 /// Fields of a delta that show the model at work.
 const WORK: [&str; 6] =
     ["content", "refusal", "reasoning_content", "reasoning", "tool_calls", "function_call"];
 
 impl Answer {
-    pub(super) fn new(prompt: &str) -> Self {
-        Self { prompt_chars: prompt.chars().count() as u64, ..Self::default() }
+    /// An answer to a request of so many characters.
+    pub(super) fn new(prompt_chars: u64) -> Self {
+        Self { prompt_chars, ..Self::default() }
+    }
+
+    /// The tools that the model calls, once the answer has ended.
+    pub(super) fn take_tool_calls(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.tool_calls).into_values().map(ToolCall::whole).collect()
     }
 
     /// Takes the next event of a stream.
@@ -111,6 +150,7 @@ impl Answer {
                 if let Some(refusal) = delta.get("refusal").and_then(Value::as_str) {
                     self.refusal.push_str(refusal);
                 }
+                self.add_tool_calls(delta.get("tool_calls"));
                 let text = text(delta.get("content"));
                 if !text.is_empty() {
                     seen = Seen::Text(text);
@@ -122,10 +162,22 @@ impl Answer {
             self.text_bytes += text.len();
             self.text_chars += text.chars().count() as u64;
         }
-        if self.text_bytes > TEXT_LIMIT || self.refusal.len() > TEXT_LIMIT {
+        let longest = self.text_bytes.max(self.refusal.len()).max(self.tool_bytes);
+        if longest > TEXT_LIMIT || self.tool_calls.len() > MOST_TOOL_CALLS {
             return Err(too_large(format!("the answer is longer than {TEXT_LIMIT} bytes")));
         }
         Ok(seen)
+    }
+
+    fn add_tool_calls(&mut self, pieces: Option<&Value>) {
+        let pieces = pieces.and_then(Value::as_array).into_iter().flatten();
+        for (place, piece) in pieces.enumerate() {
+            // A whole answer's calls have no index: they come in their order.
+            let index = piece.get("index").and_then(Value::as_u64).unwrap_or(place as u64);
+            self.tool_bytes +=
+                piece.pointer("/function/arguments").and_then(Value::as_str).map_or(0, str::len);
+            self.tool_calls.entry(index).or_default().add(piece);
+        }
     }
 
     /// Whether the model has produced anything.
@@ -146,10 +198,8 @@ impl Answer {
         let reason = self.choices.values().next().and_then(Option::as_deref).unwrap_or_default();
         let final_error = |code: &str, message: String| GeneratorError {
             class: ErrorClass::Permanent,
-            code: code.to_owned(),
-            message,
-            retry_after: None,
-            billed: true,
+            trouble: Trouble::Refused,
+            ..after_acceptance(code, message)
         };
         if reason == "content_filter" {
             let message = "the provider's content filter stopped the answer; change the prompt";
@@ -172,12 +222,12 @@ impl Answer {
     }
 
     fn used(&self) -> Usage {
-        let estimate = |chars: u64| chars.div_ceil(CHARS_PER_TOKEN);
         // No output tokens for a text are no count.
         let output = self.usage.output.filter(|output| *output > 0 || self.text_chars == 0);
         Usage {
-            input_tokens: self.usage.input.unwrap_or_else(|| estimate(self.prompt_chars)),
-            output_tokens: output.unwrap_or_else(|| estimate(self.text_chars)),
+            input_tokens: self.usage.input.unwrap_or_else(|| estimate_tokens(self.prompt_chars)),
+            output_tokens: output
+                .unwrap_or_else(|| estimate_tokens(self.text_chars + self.tool_bytes as u64)),
             estimated: self.usage.input.is_none() || output.is_none(),
         }
     }
@@ -236,15 +286,21 @@ fn text(content: Option<&Value>) -> String {
 pub(super) fn after_acceptance(code: &str, message: String) -> GeneratorError {
     GeneratorError {
         class: ErrorClass::Transient,
+        trouble: Trouble::Overloaded,
         code: code.to_owned(),
         message,
         retry_after: None,
         billed: true,
+        tried: Vec::new(),
     }
 }
 
 pub(super) fn too_large(message: String) -> GeneratorError {
-    GeneratorError { class: ErrorClass::Permanent, ..after_acceptance("response_too_large", message) }
+    GeneratorError {
+        class: ErrorClass::Permanent,
+        trouble: Trouble::Refused,
+        ..after_acceptance("response_too_large", message)
+    }
 }
 
 fn invalid(what: &str, text: &str, error: &serde_json::Error) -> GeneratorError {

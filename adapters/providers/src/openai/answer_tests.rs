@@ -8,7 +8,7 @@ fn event(data: &str) -> SseEvent {
 
 /// The text and the outcome after these events and the end of the stream.
 fn run(events: &[&str]) -> (String, Result<GenerationEvent, GeneratorError>) {
-    let mut answer = Answer::new("12345");
+    let mut answer = Answer::new(5);
     let mut text = String::new();
     for data in events {
         match answer.read(&event(data)) {
@@ -149,14 +149,14 @@ fn an_error_inside_the_stream_fails_by_its_code() {
     assert_eq!((error.class, error.billed), (ErrorClass::RateLimited, true));
     let error = failed(&[r#"{"error":{"message":"slow down","code":"rate_limit_exceeded"}}"#]);
     assert!(!error.billed, "nothing had come");
-    let mut answer = Answer::new("");
+    let mut answer = Answer::new(0);
     let named = SseEvent { name: "error".to_owned(), data: "no more".to_owned() };
     assert_eq!(answer.read(&named).unwrap_err().message, "the provider broke off: no more");
 }
 
 #[test]
 fn pings_annotations_and_unknown_fields_are_passed_over() {
-    let mut answer = Answer::new("");
+    let mut answer = Answer::new(0);
     for data in [
         "",
         "{}",
@@ -175,7 +175,7 @@ fn pings_annotations_and_unknown_fields_are_passed_over() {
 #[test]
 fn reasoning_and_tool_calls_are_progress_but_no_text() {
     for field in [r#""reasoning_content":"hm""#, r#""reasoning":"hm""#, r#""tool_calls":[{"index":0}]"#] {
-        let mut answer = Answer::new("");
+        let mut answer = Answer::new(0);
         let data = format!(r#"{{"choices":[{{"delta":{{{field}}}}}]}}"#);
         assert_eq!(answer.read(&event(&data)), Ok(Seen::Progress), "{field}");
         assert!(answer.started());
@@ -197,19 +197,19 @@ fn lost_text_is_an_error_and_not_passed_over() {
 
 #[test]
 fn a_whole_completion_is_read() {
-    let mut answer = Answer::new("");
+    let mut answer = Answer::new(0);
     let body = br#"{"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hi","refusal":null},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#;
     assert_eq!(answer.read_whole(body), Ok(Seen::Text("Hi".to_owned())));
     assert!(matches!(answer.end("x"), Ok(GenerationEvent::Finished { usage: COUNTED, .. })));
-    assert_eq!(Answer::new("").read_whole(&body[..40]).unwrap_err().code, "truncated");
-    assert_eq!(Answer::new("").read_whole(b"{]").unwrap_err().code, "invalid_response");
+    assert_eq!(Answer::new(0).read_whole(&body[..40]).unwrap_err().code, "truncated");
+    assert_eq!(Answer::new(0).read_whole(b"{]").unwrap_err().code, "invalid_response");
     let error = br#"{"error":{"message":"m","code":"insufficient_quota"}}"#;
-    assert_eq!(Answer::new("").read_whole(error).unwrap_err().code, "insufficient_quota");
+    assert_eq!(Answer::new(0).read_whole(error).unwrap_err().code, "insufficient_quota");
 }
 
 #[test]
 fn endless_text_is_refused() {
-    let mut answer = Answer::new("");
+    let mut answer = Answer::new(0);
     let megabyte = format!(r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#, "x".repeat(1 << 20));
     for _ in 0..16 {
         assert!(answer.read(&event(&megabyte)).is_ok());
@@ -221,7 +221,7 @@ fn endless_text_is_refused() {
 proptest! {
     #[test]
     fn any_data_is_read_or_refused(data in ".{0,120}") {
-        let _ = Answer::new("").read(&event(&data));
+        let _ = Answer::new(0).read(&event(&data));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct OpenAiConfig {
     pub api_key: Option<Secret>,
     /// The four time-outs.
     pub timeouts: ProviderTimeouts,
+    /// Whether it is Azure although its URL does not say so.
+    pub azure: bool,
 }
 
 impl OpenAiConfig {
@@ -125,6 +127,7 @@ mod tests {
             base_url: OpenAiConfig::DEFAULT_BASE_URL.to_owned(),
             api_key: Some(Secret::new(" sk-12345\n")),
             timeouts: ProviderTimeouts::default(),
+            azure: false,
         };
         assert!(!format!("{config:?}").contains("12345"), "{config:?}");
         let key = config.api_key.unwrap();

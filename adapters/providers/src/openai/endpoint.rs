@@ -21,7 +21,8 @@ const AZURE_HOSTS: [&str; 3] =
     [".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"];
 
 impl Endpoint {
-    pub(super) fn new(text: &str) -> Result<Self, OpenAiConfigError> {
+    /// `azure` says that it is, where the URL does not show it.
+    pub(super) fn new(text: &str, azure: bool) -> Result<Self, OpenAiConfigError> {
         let text = text.trim();
         let refuse = |problem: &str| {
             Err(OpenAiConfigError::BaseUrl { url: without_secrets(text), problem: problem.to_owned() })
@@ -44,7 +45,7 @@ impl Endpoint {
         base.set_path(&path);
         let versioned = base.query_pairs().any(|(name, _)| name == "api-version");
         let host = base.host_str().unwrap_or_default().to_ascii_lowercase();
-        let azure = versioned || AZURE_HOSTS.iter().any(|suffix| host.ends_with(suffix));
+        let azure = azure || versioned || AZURE_HOSTS.iter().any(|suffix| host.ends_with(suffix));
         let by_deployment = azure && (path.is_empty() || path.ends_with("/openai"));
         if by_deployment && !versioned {
             return refuse(
@@ -55,7 +56,16 @@ impl Endpoint {
     }
 
     /// Where a completion of `model` is asked for.
-    pub(super) fn url(&self, model: &str) -> Url {
+    pub(super) fn completions(&self, model: &str) -> Url {
+        self.url(model, &["chat", "completions"])
+    }
+
+    /// Where vectors by `model` are asked for.
+    pub(super) fn embeddings(&self, model: &str) -> Url {
+        self.url(model, &["embeddings"])
+    }
+
+    fn url(&self, model: &str, call: &[&str]) -> Url {
         let mut url = self.base.clone();
         // A URL with a host always has path segments.
         if let Ok(mut path) = url.path_segments_mut() {
@@ -65,7 +75,7 @@ impl Endpoint {
                 }
                 path.extend(["deployments", model]);
             }
-            path.extend(["chat", "completions"]);
+            path.extend(call);
         }
         url
     }
@@ -138,14 +148,32 @@ mod tests {
                 "https://x.openai.azure.com/openai/deployments/fixed/chat/completions?api-version=1",
             ),
         ] {
-            assert_eq!(Endpoint::new(base).unwrap().url("m/1").as_str(), url, "{base}");
+            assert_eq!(Endpoint::new(base, false).unwrap().completions("m/1").as_str(), url, "{base}");
         }
+    }
+
+    #[test]
+    fn vectors_have_a_path_of_their_own() {
+        let url = |base| Endpoint::new(base, false).unwrap().embeddings("m").to_string();
+        assert_eq!(url("https://api.openai.com/v1"), "https://api.openai.com/v1/embeddings");
+        assert_eq!(
+            url("https://x.openai.azure.com?api-version=1"),
+            "https://x.openai.azure.com/openai/deployments/m/embeddings?api-version=1"
+        );
+    }
+
+    #[test]
+    fn azure_behind_another_name_can_be_said() {
+        let endpoint = Endpoint::new("https://gateway.example/openai/v1", true).unwrap();
+        assert_eq!(endpoint.authorization(&Secret::new("k")).unwrap().0, "api-key");
+        let error = Endpoint::new("https://gateway.example", true).unwrap_err().to_string();
+        assert!(error.contains("api-version"), "{error}");
     }
 
     #[test]
     fn the_key_goes_where_the_server_looks_for_it() {
         let header = |base: &str| {
-            let (name, value) = Endpoint::new(base).unwrap().authorization(&Secret::new("k")).unwrap();
+            let (name, value) = Endpoint::new(base, false).unwrap().authorization(&Secret::new("k")).unwrap();
             assert!(value.is_sensitive());
             format!("{name}: {}", value.to_str().unwrap())
         };
@@ -165,11 +193,11 @@ mod tests {
             ("https://me:geheim@host/v1?key=geheim", "holds a user name or password"),
             ("https://x.openai.azure.com", "add ?api-version="),
         ] {
-            let error = Endpoint::new(base).unwrap_err().to_string();
+            let error = Endpoint::new(base, false).unwrap_err().to_string();
             assert!(error.contains(part), "{base}: {error}");
             assert!(!error.contains("geheim"), "{error}");
         }
-        let plain = Endpoint::new("http://localhost").unwrap();
+        let plain = Endpoint::new("http://localhost", false).unwrap();
         assert_eq!(plain.authorization(&Secret::new(" ")), Err(OpenAiConfigError::ApiKey("empty")));
         let error = plain.authorization(&Secret::new("ge\nheim")).unwrap_err().to_string();
         assert!(error.contains("on one line") && !error.contains("heim"), "{error}");
@@ -177,12 +205,12 @@ mod tests {
 
     #[test]
     fn it_is_shown_without_its_query() {
-        assert_eq!(Endpoint::new("http://h:1/v1/?key=geheim").unwrap().shown(), "http://h:1/v1");
+        assert_eq!(Endpoint::new("http://h:1/v1/?key=geheim", false).unwrap().shown(), "http://h:1/v1");
     }
 
     #[test]
     fn local_servers_are_known() {
-        let local = |base: &str| Endpoint::new(base).unwrap().is_local();
+        let local = |base: &str| Endpoint::new(base, false).unwrap().is_local();
         assert!(local("http://localhost:1") && local("http://127.0.0.2") && local("http://[::1]:8080/v1"));
         assert!(!local("http://10.0.0.1") && !local("https://api.openai.com/v1"));
     }

@@ -4,8 +4,10 @@
 
 mod answer;
 mod config;
+mod embeddings;
 mod endpoint;
 mod refusal;
+mod request;
 mod retry_after;
 mod sse;
 mod stream;
@@ -14,6 +16,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use application::ports::{Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator};
 use async_trait::async_trait;
+use domain::ai::{Operation, Trouble};
 use futures_util::stream::try_unfold;
 use reqwest::{
     Client,
@@ -47,6 +50,14 @@ struct Shared {
     timeouts: ProviderTimeouts,
 }
 
+/// What is asked, and where.
+struct Call<'a> {
+    operation: Operation,
+    model: &'a str,
+    task: i64,
+    url: reqwest::Url,
+}
+
 /// Bytes of an error's body that are read; the rest is of no use.
 const ERROR_BODY_LIMIT: usize = 64 * 1024;
 /// Characters of a message that are kept.
@@ -60,7 +71,7 @@ impl OpenAiGenerator {
     /// Checks the configuration; no connection is made.
     pub fn new(config: OpenAiConfig) -> Result<Self, OpenAiConfigError> {
         config.timeouts.check()?;
-        let endpoint = Endpoint::new(&config.base_url)?;
+        let endpoint = Endpoint::new(&config.base_url, config.azure)?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
@@ -93,7 +104,7 @@ impl TextGenerator for OpenAiGenerator {
     async fn generate(&self, request: GenerationRequest) -> Result<Generation, GeneratorError> {
         let reading =
             self.shared.start(&request).await.map_err(|error| self.shared.seal(error, MESSAGE_LIMIT))?;
-        Ok(Box::pin(try_unfold(Some(reading), |reading| async move {
+        Ok(Generation::new(try_unfold(Some(reading), |reading| async move {
             let Some(mut reading) = reading else { return Ok(None) };
             let event = reading.next().await.map_err(|error| reading.shared.seal(error, MESSAGE_LIMIT))?;
             // With the end, the connection is let go.
@@ -114,40 +125,44 @@ impl Shared {
             first_token: started + self.timeouts.first_token,
             total: started + self.timeouts.total,
         };
-        let body = serde_json::json!({
-            "model": request.model,
-            "messages": [{ "role": "user", "content": request.prompt }],
-            "stream": true,
-            "stream_options": { "include_usage": true },
-        });
-        let call = self
-            .client
-            .post(self.endpoint.url(&request.model))
-            .headers(self.headers.clone())
-            .header(REQUEST_NAME, format!("task-{}", request.task))
-            .body(body.to_string());
         let until = deadlines.first_token.min(deadlines.total);
-        let response = match timeout_at(until, call.send()).await {
+        let url = self.endpoint.completions(&request.model);
+        let call = Call { operation: Operation::Chat, model: &request.model, task: request.task, url };
+        let response = self.send(call, self.headers.clone(), request::body(request), started, until).await?;
+        Ok(Reading::new(response, request.chars(), deadlines, Arc::clone(self)))
+    }
+
+    /// Sends a call; answers its response where that is a success.
+    async fn send(
+        &self,
+        call: Call<'_>,
+        headers: HeaderMap,
+        body: serde_json::Value,
+        started: Instant,
+        until: Instant,
+    ) -> Result<reqwest::Response, GeneratorError> {
+        let request = self
+            .client
+            .post(call.url)
+            .headers(headers)
+            .header(REQUEST_NAME, format!("task-{}", call.task))
+            .body(body.to_string());
+        let total = started + self.timeouts.total;
+        let response = match timeout_at(until, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(unreached(&self.timeouts, error)),
-            Err(_) if deadlines.total <= deadlines.first_token => {
-                return Err(timed_out(&self.timeouts, "total_timeout"));
-            }
+            Err(_) if total <= until => return Err(timed_out(&self.timeouts, "total_timeout")),
             Err(_) => return Err(timed_out(&self.timeouts, "first_token_timeout")),
         };
         tracing::debug!(
-            task = request.task,
-            gen_ai.operation.name = "chat",
-            gen_ai.provider.name = "openai",
-            gen_ai.request.model = %request.model,
+            task = call.task,
+            gen_ai.operation.name = call.operation.as_str(),
+            gen_ai.request.model = %call.model,
             status = response.status().as_u16(),
             elapsed_ms = started.elapsed().as_millis() as u64,
             "the provider answers"
         );
-        if response.status().is_success() {
-            return Ok(Reading::new(response, &request.prompt, deadlines, Arc::clone(self)));
-        }
-        Err(self.refused(response, until).await)
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response, until).await) }
     }
 
     /// An answer with an error status, judged by its body as far as that arrives in time.
@@ -201,8 +216,9 @@ fn unreached(timeouts: &ProviderTimeouts, error: reqwest::Error) -> GeneratorErr
     } else {
         ("connection_lost", format!("the connection to the provider broke before an answer came: {text}"))
     };
+    let trouble = if connecting { Trouble::Unreachable } else { Trouble::Overloaded };
     // What was sent may have been worked on.
-    GeneratorError { billed: !connecting, ..after_acceptance(code, message) }
+    GeneratorError { billed: !connecting, trouble, ..after_acceptance(code, message) }
 }
 
 fn timed_out(timeouts: &ProviderTimeouts, code: &'static str) -> GeneratorError {
@@ -213,7 +229,9 @@ fn timed_out(timeouts: &ProviderTimeouts, code: &'static str) -> GeneratorError 
         _ => ("the provider did not finish", timeouts.total),
     };
     let message = format!("{message} within {}", seconds(limit));
-    GeneratorError { billed: code != "connect_timeout", ..after_acceptance(code, message) }
+    let connecting = code == "connect_timeout";
+    let trouble = if connecting { Trouble::Unreachable } else { Trouble::TimedOut };
+    GeneratorError { billed: !connecting, trouble, ..after_acceptance(code, message) }
 }
 
 fn seconds(limit: Duration) -> String {

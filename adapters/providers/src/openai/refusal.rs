@@ -1,7 +1,7 @@
 //! What a provider's error means: read out of whatever shape it has, and judged by one table.
 
 use application::ports::GeneratorError;
-use domain::ErrorClass;
+use domain::{ErrorClass, ai::Trouble};
 use serde_json::Value;
 
 /// An error as a provider put it.
@@ -44,6 +44,15 @@ const CONTEXT_PHRASES: [&str; 7] = [
     "available context size",
     "prompt is too long",
     "input is too long",
+];
+/// Names of errors about the model's name, and about the key.
+const STRANGERS: [&str; 3] = ["model_not_found", "not_found_error", "DeploymentNotFound"];
+const KEYS: [&str; 5] = [
+    "authentication_error",
+    "permission_error",
+    "permission_denied",
+    "invalid_api_key",
+    "AuthenticationError",
 ];
 /// Names of final errors, for errors inside a stream, which may come without a status.
 const FINAL: [&str; 16] = [
@@ -156,6 +165,7 @@ impl Complaint {
     /// The table. `started` says whether tokens had come before.
     pub(super) fn judge(self, retry_after: Option<std::time::Duration>, started: bool) -> GeneratorError {
         let (class, code, hint) = self.verdict();
+        let trouble = self.trouble(class, &code);
         let billed = started || self.may_be_billed(class, &code);
         let retry_after = retry_after.filter(|_| class != ErrorClass::Permanent);
         let said = match (self.message.trim(), self.status) {
@@ -165,7 +175,7 @@ impl Complaint {
             (words, None) => format!("the provider broke off: {words}"),
         };
         let message = if hint.is_empty() { said } else { format!("{said} ({hint})") };
-        GeneratorError { class, code, message, retry_after, billed }
+        GeneratorError { class, trouble, code, message, retry_after, billed, tried: Vec::new() }
     }
 
     fn verdict(&self) -> (ErrorClass, String, &'static str) {
@@ -215,6 +225,22 @@ impl Complaint {
             Some(status) => (Permanent, self.name_or(format!("http_{status}")), ""),
             None if self.is_one_of(&FINAL) => (Permanent, self.name_or("provider_error"), ""),
             None => (Transient, self.name_or("provider_error"), ""),
+        }
+    }
+
+    /// Whether somebody else may answer what this one does not.
+    fn trouble(&self, class: ErrorClass, code: &str) -> Trouble {
+        let named = |names: &[&str]| self.is_one_of(names);
+        match (class, self.status) {
+            (ErrorClass::RateLimited, _) => Trouble::RateLimited,
+            (ErrorClass::Transient | ErrorClass::TimedOut | ErrorClass::Panicked, _) => Trouble::Overloaded,
+            (ErrorClass::Permanent, _) if QUOTA.contains(&code) => Trouble::Quota,
+            (ErrorClass::Permanent, _) if FILTER.contains(&code) || code == CONTEXT[0] => Trouble::Refused,
+            (ErrorClass::Permanent, Some(401 | 403)) => Trouble::Unauthorized,
+            (ErrorClass::Permanent, Some(404)) => Trouble::UnknownModel,
+            (ErrorClass::Permanent, _) if named(&STRANGERS) => Trouble::UnknownModel,
+            (ErrorClass::Permanent, None) if named(&KEYS) => Trouble::Unauthorized,
+            (ErrorClass::Permanent, _) => Trouble::Refused,
         }
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Reading {
     deadlines: Deadlines,
     /// The server sends nothing more.
     ended: Option<&'static str>,
+    /// The end, behind what is told before it.
+    last: Option<GenerationEvent>,
     /// A limit was passed, after the events that are still to be read.
     broken: Option<GeneratorError>,
     pub(super) shared: Arc<Shared>,
@@ -58,7 +60,7 @@ enum Arrival {
 impl Reading {
     pub(super) fn new(
         response: reqwest::Response,
-        prompt: &str,
+        prompt_chars: u64,
         deadlines: Deadlines,
         shared: Arc<Shared>,
     ) -> Self {
@@ -66,9 +68,10 @@ impl Reading {
             response,
             format: Format::Unknown(Vec::new()),
             events: VecDeque::new(),
-            answer: Answer::new(prompt),
+            answer: Answer::new(prompt_chars),
             deadlines,
             ended: None,
+            last: None,
             broken: None,
             shared,
         }
@@ -76,6 +79,21 @@ impl Reading {
 
     /// The next chunk, or the end. Must not be called again after the end or an error.
     pub(super) async fn next(&mut self) -> Result<GenerationEvent, GeneratorError> {
+        if let Some(end) = self.last.take() {
+            return Ok(end);
+        }
+        let event = self.read_on().await?;
+        if matches!(event, GenerationEvent::Finished { .. }) {
+            let calls = self.answer.take_tool_calls();
+            if !calls.is_empty() {
+                self.last = Some(event);
+                return Ok(GenerationEvent::ToolCalls(calls));
+            }
+        }
+        Ok(event)
+    }
+
+    async fn read_on(&mut self) -> Result<GenerationEvent, GeneratorError> {
         // Counted from here and not from the last token: a slow reader is not the server's fault.
         let mut last_token = Instant::now();
         loop {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod dropping;
+mod embeddings;
 mod error_table;
 mod streaming;
 #[path = "../support/stub.rs"]

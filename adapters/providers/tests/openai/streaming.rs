@@ -47,6 +47,37 @@ async fn chunks_come_as_they_were_sent_and_the_usage_is_the_providers() {
 }
 
 #[tokio::test]
+async fn tool_calls_come_whole_before_the_end() {
+    let piece = |calls: serde_json::Value| {
+        let chunk = serde_json::json!({ "choices": [{ "index": 0, "delta": { "tool_calls": calls } }] });
+        format!("data: {chunk}\n\n")
+    };
+    let stream = [
+        SSE,
+        &piece(
+            serde_json::json!([{ "index": 0, "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{\"a\"" } }]),
+        ),
+        &piece(
+            serde_json::json!([{ "index": 0, "function": { "arguments": ":1}" } }, { "index": 1, "id": "c2", "function": { "name": "g", "arguments": "{}" } }]),
+        ),
+        &STOP.replace("stop", "tool_calls"),
+        USAGE,
+        DONE,
+    ];
+    let outcome = Stub::answering(stream.concat()).await.ask().await;
+    let expected = serde_json::json!([
+        { "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{\"a\":1}" } },
+        { "id": "c2", "type": "function", "function": { "name": "g", "arguments": "{}" } },
+    ]);
+    assert_eq!(serde_json::Value::Array(outcome.tool_calls), expected);
+    let end = outcome.end.unwrap();
+    assert!(
+        matches!(&end, GenerationEvent::Finished { reason: FinishReason::Other(why), .. } if why == "tool_calls"),
+        "{end:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_missing_usage_is_estimated_and_said_so() {
     let outcome = Stub::answering([SSE, &token("Hello"), STOP, DONE].concat()).await.ask().await;
     let GenerationEvent::Finished { usage, .. } = outcome.end.unwrap() else { panic!("it finished") };

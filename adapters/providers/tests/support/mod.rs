@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use application::ports::{Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator};
+use domain::ai::{Message, Role};
 use futures_util::StreamExt;
 use providers_adapter::{OpenAiConfig, OpenAiGenerator, ProviderTimeouts, Secret};
 use tokio::time::timeout;
@@ -13,7 +14,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn generator(base_url: &str, timeouts: ProviderTimeouts) -> OpenAiGenerator {
     let api_key = Some(Secret::new(KEY));
-    OpenAiGenerator::new(OpenAiConfig { base_url: base_url.to_owned(), api_key, timeouts }).unwrap()
+    OpenAiGenerator::new(OpenAiConfig { base_url: base_url.to_owned(), api_key, timeouts, azure: false })
+        .unwrap()
 }
 
 /// None of these should pass in a test that is not about them.
@@ -22,13 +24,16 @@ pub(crate) fn patient() -> ProviderTimeouts {
 }
 
 pub(crate) fn request(prompt: &str) -> GenerationRequest {
-    GenerationRequest { model: "gpt-test".to_owned(), prompt: prompt.to_owned(), task: 17 }
+    let messages = vec![Message::text(Role::User, prompt)];
+    GenerationRequest { model: "gpt-test".to_owned(), messages, task: 17, ..GenerationRequest::default() }
 }
 
 /// What one call came to.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) chunks: Vec<String>,
+    #[allow(dead_code, reason = "of interest to some of the tests")]
+    pub(crate) tool_calls: Vec<serde_json::Value>,
     pub(crate) end: Result<GenerationEvent, GeneratorError>,
 }
 
@@ -49,7 +54,7 @@ pub(crate) async fn ask(generator: &OpenAiGenerator, prompt: &str) -> Outcome {
     let asked = async {
         match generator.generate(request(prompt)).await {
             Ok(generation) => read(generation).await,
-            Err(error) => Outcome { chunks: Vec::new(), end: Err(error) },
+            Err(error) => Outcome { chunks: Vec::new(), tool_calls: Vec::new(), end: Err(error) },
         }
     };
     timeout(PATIENCE, asked).await.expect("the call should end")
@@ -57,13 +62,14 @@ pub(crate) async fn ask(generator: &OpenAiGenerator, prompt: &str) -> Outcome {
 
 /// To the end, which must come exactly once.
 pub(crate) async fn read(mut generation: Generation) -> Outcome {
-    let mut chunks = Vec::new();
+    let (mut chunks, mut tool_calls) = (Vec::new(), Vec::new());
     loop {
         match generation.next().await.expect("a stream ends with Finished or an error") {
             Ok(GenerationEvent::Chunk(chunk)) => chunks.push(chunk.text),
+            Ok(GenerationEvent::ToolCalls(calls)) => tool_calls = calls,
             end => {
                 assert!(generation.next().await.is_none(), "nothing follows the end");
-                return Outcome { chunks, end };
+                return Outcome { chunks, tool_calls, end };
             }
         }
     }

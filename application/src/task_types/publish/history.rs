@@ -59,6 +59,7 @@ mod tests {
     #[test]
     fn what_was_broken_off_last_is_found() {
         let attempt = |number: usize, outcome, code: &str| Attempt {
+            calls: Vec::new(),
             attempt: u32::try_from(number).expect("small"),
             worker: None,
             started_at: Timestamp::UNIX_EPOCH,

@@ -11,11 +11,8 @@ use serde_json::{Value, json};
 
 use super::Publishing;
 use crate::{
-    ports::{
-        Claim, Delivered, MockOutbound, MockTextGenerator, NotDelivered, Patience, Post, Retry, UpkeepStore,
-        WorkStore,
-    },
-    task_types::{built_in, publishing},
+    ports::{Claim, Delivered, MockOutbound, NotDelivered, Patience, Post, Retry, UpkeepStore, WorkStore},
+    task_types::{built_in, publishing, tests::silent},
     tasks::{Submission, SubmitError},
     testing::{Product, profile},
 };
@@ -44,8 +41,9 @@ pub(in crate::task_types) fn product(answers: Vec<Answer>) -> (Product, Arc<Mute
     let outbound = Arc::new(outbound);
     let product = Product::with(|store, signals| {
         let routes = Arc::new(Routes::default());
-        let publishing = publishing(&Publishing { outbound, store, order: None, signals, routes });
-        publishing.into_iter().chain(built_in(Arc::new(MockTextGenerator::new())))
+        let publishing =
+            publishing(&Publishing { outbound, store: Arc::clone(&store), order: None, signals, routes });
+        publishing.into_iter().chain(built_in(&silent(store)))
     });
     (product, sent)
 }

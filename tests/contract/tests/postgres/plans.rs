@@ -182,6 +182,7 @@ async fn every_verb_in_vain(store: &dyn Store) {
         change,
         result: None,
         details: None,
+        calls: Vec::new(),
         knew_of_cancel: false,
     };
     let counters = domain::Counters { attempt: 1, ..domain::Counters::default() };

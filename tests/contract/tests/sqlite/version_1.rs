@@ -63,6 +63,7 @@ async fn a_file_of_version_1_opens_and_goes_on() {
         change: crashed.expect("it may crash"),
         result: None,
         details: None,
+        calls: Vec::new(),
         knew_of_cancel: false,
     };
     settled(store, orphans[0].worker, crashed).await;

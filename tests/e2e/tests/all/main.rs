@@ -1,6 +1,8 @@
 //! What must hold for whoever uses or runs the product, on both bases where it applies.
 #![allow(clippy::disallowed_methods)] // tests may wait for other processes
 
+mod ai_errors;
+mod ai_output;
 mod bad_input;
 mod cancellation;
 mod commands;
@@ -15,6 +17,7 @@ mod manual_handling;
 mod once;
 mod openai;
 mod order;
+mod providers;
 mod publishing;
 mod queues;
 mod quick_start;

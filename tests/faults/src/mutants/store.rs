@@ -18,8 +18,9 @@ use application::ports::{
 };
 use async_trait::async_trait;
 use domain::{
-    Attempt, AttemptOutcome, Change, NewTask, Priority, QueueName, RetentionRules, Service, Status, Task,
+    Attempt, AttemptOutcome, Change, Day, NewTask, Priority, QueueName, RetentionRules, Service, Status, Task,
     TaskId, Tenant, Timestamp, WorkerId,
+    ai::{UsageGroup, UsageGrouping},
     flow::BatchCounts,
     schedule::{NewSchedule, Schedule, ScheduleName},
 };
@@ -160,6 +161,16 @@ impl TaskStore for BrokenStore {
 
     async fn failures(&self, tenant: &Tenant, limit: usize) -> Result<Vec<FailureGroup>, StoreError> {
         self.inner.failures(tenant, limit).await
+    }
+
+    async fn usage(
+        &self,
+        tenant: &Tenant,
+        days: (Day, Day),
+        grouping: UsageGrouping,
+        limit: usize,
+    ) -> Result<Vec<UsageGroup>, StoreError> {
+        self.inner.usage(tenant, days, grouping, limit).await
     }
 
     async fn chunks_after(

@@ -1,0 +1,116 @@
+//! One request on its way from provider to provider.
+
+use std::collections::VecDeque;
+
+use domain::{
+    ErrorClass,
+    ai::{Candidate, ModelCall, Operation, Trouble, Usage, estimate_tokens, gravest},
+};
+
+use super::{Provider, Shared, gate::Gate, gate::Place};
+use crate::{ports::Answering, ports::GeneratorError};
+
+pub(super) struct Asking<'a> {
+    shared: &'a Shared,
+    operation: Operation,
+    model: String,
+    /// How much there is to read.
+    chars: u64,
+    candidates: VecDeque<Candidate>,
+    fall_back_on: Vec<Trouble>,
+    errors: Vec<(Candidate, GeneratorError)>,
+    tried: Vec<ModelCall>,
+}
+
+/// Whose turn it is.
+pub(super) struct Turn<'a> {
+    pub(super) provider: &'a Provider,
+    pub(super) model: String,
+    gate: &'a Gate,
+    place: Place,
+}
+
+impl<'a> Asking<'a> {
+    pub(super) fn new(shared: &'a Shared, operation: Operation, model: &str, chars: u64) -> Self {
+        let (candidates, fall_back_on) = shared.rules.candidates(model);
+        Self {
+            shared,
+            operation,
+            model: model.to_owned(),
+            chars,
+            candidates: candidates.into(),
+            fall_back_on: fall_back_on.to_vec(),
+            errors: Vec::new(),
+            tried: Vec::new(),
+        }
+    }
+
+    /// Who is to be asked next; `None` when nobody is.
+    pub(super) fn next(&mut self) -> Option<Turn<'a>> {
+        while let Some(candidate) = self.candidates.pop_front() {
+            let named = |(provider, _): &&(Provider, Gate)| provider.name == candidate.provider;
+            let Some((provider, gate)) = self.shared.providers.iter().find(named) else { continue };
+            match gate.enter(&provider.name, &candidate.model) {
+                Ok(place) => return Some(Turn { provider, model: candidate.model, gate, place }),
+                Err(error) => self.take(candidate, error),
+            }
+        }
+        None
+    }
+
+    /// The call failed before anything was written.
+    pub(super) fn failed(&mut self, turn: Turn<'a>, error: GeneratorError) {
+        turn.gate.note(&turn.model, &error);
+        let mut call = ModelCall::new(self.operation, turn.provider.name.clone(), &turn.model);
+        call.error = Some(error.code.clone());
+        let read = if error.billed { estimate_tokens(self.chars) } else { 0 };
+        let usage = Usage { input_tokens: read, output_tokens: 0, estimated: error.billed };
+        call.charge(usage, turn.provider.prices.of(&turn.model));
+        super::log_call(&call);
+        self.tried.push(call);
+        self.take(Candidate { provider: turn.provider.name.clone(), model: turn.model }, error);
+    }
+
+    fn take(&mut self, candidate: Candidate, error: GeneratorError) {
+        if !self.fall_back_on.contains(&error.trouble) {
+            self.candidates.clear();
+        }
+        self.errors.push((candidate, error));
+    }
+
+    /// Somebody answers.
+    pub(super) fn answered(self, turn: Turn<'a>) -> (Answering, Vec<ModelCall>, Place) {
+        let price = turn.provider.prices.of(&turn.model);
+        let by = Answering { provider: turn.provider.name.clone(), model: turn.model, price };
+        (by, self.tried, turn.place)
+    }
+
+    /// What all of them came to.
+    pub(super) fn gave_up(self) -> GeneratorError {
+        let judged: Vec<_> = self.errors.iter().map(|(_, error)| (error.class, error.retry_after)).collect();
+        let Some((place, retry_after)) = gravest(&judged) else {
+            let message = format!(
+                "no provider serves the model {:?}; the configuration names those that there are",
+                self.model
+            );
+            return GeneratorError {
+                class: ErrorClass::Permanent,
+                trouble: Trouble::UnknownModel,
+                code: "no_provider".to_owned(),
+                message,
+                retry_after: None,
+                billed: false,
+                tried: Vec::new(),
+            };
+        };
+        let billed = self.errors.iter().any(|(_, error)| error.billed);
+        let others = self.errors.iter().enumerate().filter(|(at, _)| *at != place);
+        let others: Vec<_> =
+            others.map(|(_, (other, error))| format!("{}: {}", other.provider, error.code)).collect();
+        let mut error = self.errors.into_iter().nth(place).map(|(_, error)| error).unwrap_or_else(super::cut);
+        if !others.is_empty() {
+            error.message.push_str(&format!(" (others did not answer either: {})", others.join(", ")));
+        }
+        GeneratorError { retry_after, billed, tried: self.tried, ..error }
+    }
+}

@@ -1,0 +1,270 @@
+//! Providers that say what the test wants, behind rules; and a product that stands on them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use domain::{
+    AttemptOutcome, ErrorClass, Json, Status, Tenant,
+    ai::{ModelGlob, ModelRule, Price, PriceList, ProviderName, Trouble, Usage, UsageGrouping},
+};
+use futures_util::{StreamExt, stream};
+
+use super::{Provider, Providers};
+use crate::{
+    ports::{
+        Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
+        GenerationRequest, GeneratorError, MockEmbedder, MockTextGenerator, TaskStore, TextGenerator,
+    },
+    task_types::{Models, built_in},
+    testing::Product,
+};
+
+/// What a provider says to one call: an error at once, or a stream.
+type Said = Result<Vec<Result<GenerationEvent, GeneratorError>>, GeneratorError>;
+/// Who was asked, for which model.
+type Asked = Arc<Mutex<Vec<String>>>;
+
+fn trouble(trouble: Trouble, code: &str, wait: Option<u64>) -> GeneratorError {
+    let class = match trouble {
+        Trouble::RateLimited => ErrorClass::RateLimited,
+        Trouble::Unreachable | Trouble::Overloaded | Trouble::TimedOut => ErrorClass::Transient,
+        Trouble::Quota | Trouble::Unauthorized | Trouble::UnknownModel | Trouble::Refused => {
+            ErrorClass::Permanent
+        }
+    };
+    GeneratorError {
+        class,
+        trouble,
+        code: code.to_owned(),
+        message: "the test says so".to_owned(),
+        retry_after: wait.map(Duration::from_secs),
+        billed: class == ErrorClass::Transient,
+        tried: Vec::new(),
+    }
+}
+
+fn text(text: &str) -> Said {
+    let usage = Usage { input_tokens: 1_000, output_tokens: 500, estimated: false };
+    Ok(vec![
+        Ok(GenerationEvent::Chunk(Chunk { text: text.to_owned(), fraction: None })),
+        Ok(GenerationEvent::Finished { reason: FinishReason::Stop, usage, model: Some("m-1".to_owned()) }),
+    ])
+}
+
+/// A provider that answers with these in turn.
+fn provider(name: &str, asked: &Asked, answers: Vec<Said>) -> Provider {
+    let (answers, asked, own) = (Mutex::new(VecDeque::from(answers)), Arc::clone(asked), name.to_owned());
+    let mut generator = MockTextGenerator::new();
+    generator.expect_generate().returning(move |request: GenerationRequest| {
+        asked.lock().expect("not poisoned").push(format!("{own}/{}", request.model));
+        let said = answers.lock().expect("not poisoned").pop_front().expect("an answer for each call");
+        said.map(|events| Generation::new(stream::iter(events)))
+    });
+    generator.expect_describe().returning(|| "scripted".to_owned());
+    Provider {
+        name: ProviderName::new(name).expect("a name"),
+        generator: Arc::new(generator),
+        embedder: Arc::new(MockEmbedder::new()),
+        models: vec![ModelGlob::new("*").expect("a glob")],
+        prices: PriceList::default(),
+        max_in_flight: None,
+    }
+}
+
+fn request(model: &str) -> GenerationRequest {
+    GenerationRequest { model: model.to_owned(), ..GenerationRequest::default() }
+}
+
+fn asked(asked: &Asked) -> Vec<String> {
+    std::mem::take(&mut *asked.lock().expect("not poisoned"))
+}
+
+fn priced(provider: Provider, input: f64, output: f64) -> Provider {
+    let price = Price::per_million(input, output).expect("a price");
+    Provider { prices: PriceList(vec![(ModelGlob::new("*").expect("a glob"), price)]), ..provider }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_provider_is_asked_by_the_kind_of_the_error() {
+    for (said, goes_on) in [
+        (trouble(Trouble::Unreachable, "connect_failed", None), true),
+        (trouble(Trouble::Overloaded, "http_503", None), true),
+        (trouble(Trouble::TimedOut, "first_token_timeout", None), true),
+        (trouble(Trouble::RateLimited, "rate_limit_exceeded", Some(9)), true),
+        (trouble(Trouble::Quota, "insufficient_quota", None), true),
+        (trouble(Trouble::Unauthorized, "http_401", None), false),
+        (trouble(Trouble::UnknownModel, "model_not_found", None), false),
+        (trouble(Trouble::Refused, "context_length_exceeded", None), false),
+    ] {
+        // At once, or in a stream's place of a token.
+        for said_at in [Err(said.clone()), Ok(vec![Err(said.clone())])] {
+            let calls = Asked::default();
+            let all = vec![provider("a", &calls, vec![said_at]), provider("b", &calls, vec![text("hi")])];
+            let answer = Providers::new(all, Vec::new()).expect("providers").generate(request("m")).await;
+            assert_eq!(answer.is_ok(), goes_on, "{said:?}");
+            assert_eq!(asked(&calls).len(), 1 + usize::from(goes_on), "{said:?}");
+            match answer {
+                Ok(answer) => {
+                    assert_eq!(answer.by.expect("somebody").provider.as_str(), "b");
+                    assert_eq!(answer.tried[0].error.as_deref(), Some(said.code.as_str()));
+                }
+                Err(error) => assert_eq!((&error.code, error.class), (&said.code, said.class)),
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_names_the_chain_and_the_model_there() {
+    let calls = Asked::default();
+    let full = || Err(trouble(Trouble::UnknownModel, "model_not_found", None));
+    let all = vec![provider("a", &calls, vec![text("hi")]), provider("b", &calls, vec![full()])];
+    let chain = ["b/their-name".to_owned(), "a".to_owned()];
+    let glob = ModelGlob::new("gpt-*").expect("a glob");
+    let rule = ModelRule::new(glob, &chain, vec![Trouble::UnknownModel]).expect("a rule");
+    let providers = Providers::new(all, vec![rule]).expect("providers");
+    providers.generate(request("gpt-4o")).await.expect("an answer");
+    assert_eq!(asked(&calls), ["b/their-name", "a/gpt-4o"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_of_two_providers_is_never_spliced() {
+    let calls = Asked::default();
+    let chunk = GenerationEvent::Chunk(Chunk { text: "half".into(), fraction: None });
+    let cut = Ok(vec![Ok(chunk), Err(trouble(Trouble::Overloaded, "truncated", None))]);
+    let all = vec![provider("a", &calls, vec![cut]), provider("b", &calls, vec![text("hi")])];
+    let providers = Providers::new(all, Vec::new()).expect("providers");
+    let events: Vec<_> = providers.generate(request("m")).await.expect("it begins").collect().await;
+    assert_eq!(events.last().expect("an end").as_ref().expect_err("cut").code, "truncated");
+    assert_eq!(asked(&calls), ["a/m"], "what was begun is not begun elsewhere");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limited_provider_is_left_alone_until_it_said() {
+    let calls = Asked::default();
+    let limited = Err(trouble(Trouble::RateLimited, "rate_limit_exceeded", Some(5)));
+    let all = vec![provider("a", &calls, vec![limited, text("other"), text("at last")])];
+    let providers = Providers::new(all, Vec::new()).expect("providers");
+    for wait in [0, 1, 3] {
+        tokio::time::advance(Duration::from_secs(wait)).await;
+        let error = providers.generate(request("m")).await.expect_err("limited");
+        assert_eq!((error.class, error.code.as_str()), (ErrorClass::RateLimited, "rate_limit_exceeded"));
+        assert!(error.retry_after.expect("a wait") <= Duration::from_secs(5));
+    }
+    assert_eq!(asked(&calls), ["a/m"], "it was asked once");
+    providers.generate(request("n")).await.expect("another model is limited by itself");
+    tokio::time::advance(Duration::from_secs(5)).await;
+    providers.generate(request("m")).await.expect("it answers again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_without_credit_is_left_alone_for_a_minute() {
+    let calls = Asked::default();
+    let empty = Err(trouble(Trouble::Quota, "insufficient_quota", None));
+    let providers = Providers::new(vec![provider("a", &calls, vec![empty, text("hi")])], Vec::new());
+    let providers = providers.expect("providers");
+    for _ in 0..3 {
+        let error = providers.generate(request("m")).await.expect_err("no credit");
+        assert_eq!((error.class, error.retry_after), (ErrorClass::Permanent, None));
+    }
+    assert_eq!(asked(&calls).len(), 1);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    providers.generate(request("m")).await.expect("somebody has paid");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_calls_are_under_way_than_may_be() {
+    let calls = Asked::default();
+    let busy = Provider { max_in_flight: Some(1), ..provider("a", &calls, vec![text("one"), text("two")]) };
+    let providers = Providers::new(vec![busy], Vec::new()).expect("providers");
+    let first = providers.generate(request("m")).await.expect("a place");
+    let error = providers.generate(request("m")).await.expect_err("no place");
+    assert_eq!((error.class, error.code.as_str()), (ErrorClass::RateLimited, "provider_busy"));
+    drop(first);
+    providers.generate(request("m")).await.expect("the place is free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_nobody_serves_is_a_final_error() {
+    let calls = Asked::default();
+    let mut picky = provider("a", &calls, vec![]);
+    picky.models = vec![ModelGlob::new("gpt-*").expect("a glob")];
+    let providers = Providers::new(vec![picky], Vec::new()).expect("providers");
+    let error = providers.generate(request("llama")).await.expect_err("nobody");
+    assert_eq!((error.class, error.code.as_str()), (ErrorClass::Permanent, "no_provider"));
+    let twice = || provider("a", &calls, vec![]);
+    assert!(Providers::new(vec![twice(), twice()], Vec::new()).is_err(), "names are distinct");
+}
+
+#[tokio::test(start_paused = true)]
+async fn embeddings_fall_back_as_well() {
+    let calls = Asked::default();
+    let with = |name, answer: Result<Embeddings, GeneratorError>| {
+        let mut embedder = MockEmbedder::new();
+        embedder.expect_embed().returning(move |_| answer.clone());
+        Provider { embedder: Arc::new(embedder), ..provider(name, &calls, vec![]) }
+    };
+    let vectors = vec![vec![1.0]];
+    let answer = Embeddings { vectors, usage: Usage::default(), model: None, by: None, tried: Vec::new() };
+    let all = vec![with("a", Err(trouble(Trouble::Overloaded, "http_503", None))), with("b", Ok(answer))];
+    let providers = Providers::new(all, Vec::new()).expect("providers");
+    let request =
+        EmbeddingRequest { model: "m".into(), texts: vec!["x".into()], ..EmbeddingRequest::default() };
+    let answer = providers.embed(request).await.expect("an answer");
+    assert_eq!((answer.by.expect("somebody").provider.as_str(), answer.tried.len()), ("b", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_call_of_every_attempt_is_kept_with_its_cost() {
+    let calls = Asked::default();
+    let down = || Err(trouble(Trouble::Overloaded, "http_503", None));
+    let chunk = GenerationEvent::Chunk(Chunk { text: "x".repeat(400), fraction: None });
+    let cut = Ok(vec![Ok(chunk), Err(trouble(Trouble::Overloaded, "truncated", None))]);
+    let all = vec![
+        priced(provider("a", &calls, vec![down(), down()]), 1.0, 1.0),
+        priced(provider("b", &calls, vec![cut, text("whole")]), 2.0, 4.0),
+    ];
+    let providers = Arc::new(Providers::new(all, Vec::new()).expect("providers"));
+    let product = Product::with(|store, _| {
+        let generator = Arc::clone(&providers) as Arc<dyn TextGenerator>;
+        built_in(&Models { generator, embedder: providers, store })
+    });
+    let _worker = product.worker(1);
+    let input = format!(r#"{{"prompt":"{}","model":"m"}}"#, "p".repeat(4_000));
+    let id =
+        product.submit("ai.text_generation", |task| task.input = Json::parse(input).expect("JSON")).await;
+    let task = product.end_of(id).await;
+    assert_eq!((task.status, task.attempt), (Status::Completed, 2), "{:?}", task.error);
+    let tenant = Tenant::default();
+    let attempts = product.store.attempts(&tenant, id).await.expect("readable").expect("known");
+    let shown: Vec<_> = attempts
+        .iter()
+        .flat_map(|attempt| &attempt.calls)
+        .map(|call| {
+            let Usage { input_tokens, output_tokens, estimated } = call.usage;
+            (
+                call.provider.as_str(),
+                call.error.as_deref(),
+                input_tokens,
+                output_tokens,
+                estimated,
+                call.cost_micros,
+            )
+        })
+        .collect();
+    let expected = [
+        ("a", Some("http_503"), 1_000, 0, true, Some(1_000)),
+        ("b", Some("truncated"), 1_000, 100, true, Some(2_400)),
+        ("a", Some("http_503"), 1_000, 0, true, Some(1_000)),
+        ("b", None, 1_000, 500, false, Some(4_000)),
+    ];
+    assert_eq!(shown, expected);
+    assert_eq!(attempts[0].outcome, Some(AttemptOutcome::Failed));
+    let report = product.tasks.usage(&tenant, None, None, UsageGrouping::Provider).await.expect("a report");
+    let groups: Vec<_> =
+        report.groups.iter().map(|group| (group.key.as_str(), group.spending.cost_micros)).collect();
+    assert_eq!((groups, report.total.cost_micros), (vec![("b", 6_400), ("a", 2_000)], 8_400));
+}

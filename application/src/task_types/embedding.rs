@@ -1,0 +1,110 @@
+//! `ai.embedding`: vectors of texts.
+
+use domain::{
+    Failure, Json,
+    ai::{EmbeddingLimits, InvalidRequest, ModelCall, Operation},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    Models, OneOrMany,
+    text_generation::{check_model, soft_limit},
+};
+use crate::{
+    handler::TaskContext,
+    ports::{EmbeddingRequest, Embeddings},
+    providers::log_call,
+    registry::{Output, TaskTypeSpec},
+};
+
+const NAME: &str = "ai.embedding";
+/// The model of tasks that name none.
+const DEFAULT_MODEL: &str = "text-embedding-3-small";
+
+/// What the type takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingInput {
+    /// A text, or a list of at most 256.
+    pub input: OneOrMany,
+    /// The model; `text-embedding-3-small` when absent or null.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// How many numbers a vector is to have; the model's own number when absent or null.
+    #[serde(default)]
+    pub dimensions: Option<u32>,
+}
+
+impl EmbeddingInput {
+    fn check(&self) -> Result<(), InvalidRequest> {
+        check_model(self.model.as_deref())?;
+        EmbeddingLimits::check(&self.input.clone().into_vec(), self.dimensions)
+    }
+}
+
+pub(super) fn spec(models: &Models) -> TaskTypeSpec {
+    let models = models.clone();
+    TaskTypeSpec::new(
+        NAME,
+        "Makes a vector of each text; the result is the list of vectors.",
+        move |context, input| embed(models.clone(), context, input),
+    )
+    .checked(|input: &EmbeddingInput| input.check().map_err(|error| error.to_string()))
+    .example(r#"{"input":["first text","second text"],"model":"text-embedding-3-small","dimensions":256}"#)
+}
+
+async fn embed(models: Models, context: TaskContext, input: EmbeddingInput) -> Result<Output, Failure> {
+    input
+        .check()
+        .map_err(|error| Failure::permanent("invalid_input", format!("the input is not valid: {error}")))?;
+    let texts = input.input.into_vec();
+    let asked = texts.len();
+    let model = input.model.unwrap_or_else(|| DEFAULT_MODEL.to_owned());
+    let request = EmbeddingRequest {
+        model: model.clone(),
+        texts,
+        dimensions: input.dimensions,
+        task: context.task().id.0,
+    };
+    let answered = tokio::select! {
+        answered = models.embedder.embed(request) => answered,
+        () = context.soft_limit_passed() => return Err(soft_limit("before the model answered")),
+    };
+    let embeddings = match answered {
+        Ok(embeddings) => embeddings,
+        Err(error) => {
+            error.tried.iter().for_each(|call| context.enter_call(call.clone()));
+            return Err(error.into());
+        }
+    };
+    let Embeddings { vectors, usage, model: answering, by, tried } = embeddings;
+    tried.into_iter().for_each(|call| context.enter_call(call));
+    let mut details = json!({
+        "model": answering.as_ref().unwrap_or(&model),
+        "dimensions": vectors.first().map_or(0, Vec::len),
+        "usage": {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "estimated": usage.estimated,
+        },
+    });
+    if let Some(by) = by {
+        let mut call = ModelCall::new(Operation::Embeddings, by.provider, by.model);
+        call.response_model = answering;
+        call.charge(usage, by.price);
+        details["provider"] = json!(call.provider);
+        if let Some(cost) = call.cost_micros {
+            details["cost_micros"] = json!(cost);
+        }
+        log_call(&call);
+        context.enter_call(call);
+    }
+    if vectors.len() != asked {
+        let message = format!("the provider answered {} vectors for {asked} texts", vectors.len());
+        return Err(Failure::transient("invalid_response", message));
+    }
+    let result = Json::from_value(&vectors)
+        .map_err(|error| Failure::permanent("invalid_result", format!("the result {error}")))?;
+    Output { result, details: None }.with_details(&details)
+}

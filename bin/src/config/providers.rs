@@ -1,0 +1,361 @@
+//! Who answers: `[[providers]]` and `[[models]]` of the file, or one provider of the `openai_…` keys, or a simulated one.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use domain::ai::{ModelGlob, ModelRule, Price, PriceList, ProviderName, ServedModels, Trouble};
+use providers_adapter::{LatencyRange, OpenAiConfig, ProviderTimeouts, Secret};
+use serde::Deserialize;
+
+use super::{Layers, parse_duration};
+
+/// Every provider, and who is asked for which model.
+#[derive(Debug, Clone)]
+pub struct ProvidersConfig {
+    /// In the order in which they are asked.
+    pub providers: Vec<ProviderConfig>,
+    /// Rules that go before that order.
+    pub rules: Vec<ModelRule>,
+}
+
+/// One provider.
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// Its name.
+    pub name: ProviderName,
+    /// Who answers.
+    pub kind: ProviderKind,
+    /// The models that it serves.
+    pub models: Vec<ModelGlob>,
+    /// What they cost.
+    pub prices: PriceList,
+    /// The most calls under way at once in one process.
+    pub max_in_flight: Option<usize>,
+}
+
+/// Who answers.
+#[derive(Debug, Clone)]
+pub enum ProviderKind {
+    /// Nobody: made-up answers that take this long.
+    Simulated(LatencyRange),
+    /// An OpenAI-compatible server, or Azure.
+    OpenAi(OpenAiConfig),
+}
+
+/// The tables of the file, as they are written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tables {
+    providers: Vec<ProviderTable>,
+    models: Vec<ModelTable>,
+}
+
+/// A text that is not shown.
+#[derive(Clone, Deserialize)]
+struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProviderTable {
+    name: String,
+    kind: String,
+    base_url: Option<String>,
+    api_key: Option<Hidden>,
+    api_key_env: Option<String>,
+    models: Option<Vec<String>>,
+    #[serde(default)]
+    prices: Vec<PriceTable>,
+    max_in_flight: Option<usize>,
+    connect_timeout: Option<String>,
+    first_token_timeout: Option<String>,
+    idle_timeout: Option<String>,
+    total_timeout: Option<String>,
+    latency: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PriceTable {
+    models: String,
+    input: f64,
+    #[serde(default)]
+    output: f64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelTable {
+    models: String,
+    providers: Vec<String>,
+    fall_back_on: Option<Vec<String>>,
+}
+
+/// The most calls of one provider under way at once that can be asked for.
+const MOST_IN_FLIGHT: usize = 100_000;
+
+impl Tables {
+    pub(super) fn add_providers(&mut self, value: toml::Value) -> Result<()> {
+        // The error of a table may show a line of it, and a key may stand there.
+        self.providers =
+            value.try_into().map_err(|error: toml::de::Error| anyhow!("providers: {}", error.message()))?;
+        Ok(())
+    }
+
+    pub(super) fn add_models(&mut self, value: toml::Value) -> Result<()> {
+        self.models = value.try_into().context("models: a list of { models, providers } is expected")?;
+        Ok(())
+    }
+}
+
+impl Layers {
+    pub(super) fn providers(&self) -> Result<ProvidersConfig> {
+        let mut providers = Vec::new();
+        for table in &self.tables.providers {
+            let name = table.name.chars().take(80).collect::<String>();
+            providers.push(self.provider(table).with_context(|| format!("the provider {name:?}"))?);
+        }
+        if providers.is_empty() {
+            providers.push(self.only_provider()?);
+        }
+        let rules: Vec<ModelRule> = self.tables.models.iter().map(ModelTable::rule).collect::<Result<_>>()?;
+        // Whether the rules name providers that there are.
+        let served = |provider: &ProviderConfig| ServedModels {
+            provider: provider.name.clone(),
+            models: provider.models.clone(),
+        };
+        domain::ai::ModelRules::new(rules.clone(), providers.iter().map(served).collect())
+            .context("[[models]]")?;
+        Ok(ProvidersConfig { providers, rules })
+    }
+
+    /// Where the file names none.
+    fn only_provider(&self) -> Result<ProviderConfig> {
+        let (api_key, base_url) = (self.optional("openai_api_key"), self.optional("openai_base_url"));
+        let simulated = api_key.is_none() && base_url.is_none();
+        let (name, kind) = if simulated {
+            ("simulated", ProviderKind::Simulated(self.parse("simulated_latency")?))
+        } else {
+            let base_url = base_url.unwrap_or_else(|| OpenAiConfig::DEFAULT_BASE_URL.to_owned());
+            let (api_key, timeouts) = (api_key.map(Secret::new), self.timeouts()?);
+            ("openai", ProviderKind::OpenAi(OpenAiConfig { base_url, api_key, timeouts, azure: false }))
+        };
+        let (name, models) = (ProviderName::new(name)?, vec![ModelGlob::new("*")?]);
+        Ok(ProviderConfig { name, kind, models, prices: PriceList::default(), max_in_flight: None })
+    }
+
+    fn timeouts(&self) -> Result<ProviderTimeouts> {
+        Ok(ProviderTimeouts {
+            connect: self.duration("openai_connect_timeout")?,
+            first_token: self.duration("openai_first_token_timeout")?,
+            idle: self.duration("openai_idle_timeout")?,
+            total: self.duration("openai_total_timeout")?,
+        })
+    }
+
+    fn provider(&self, table: &ProviderTable) -> Result<ProviderConfig> {
+        let kind = match table.kind.as_str() {
+            "simulated" => {
+                let latency = table.latency.as_deref().unwrap_or_else(|| self.text("simulated_latency"));
+                for (field, given) in [("base_url", &table.base_url), ("api_key_env", &table.api_key_env)] {
+                    if given.is_some() {
+                        bail!("{field}: a simulated provider has none");
+                    }
+                }
+                ProviderKind::Simulated(latency.parse()?)
+            }
+            kind @ ("openai" | "azure") => {
+                if table.latency.is_some() {
+                    bail!("latency: only simulated providers have one");
+                }
+                ProviderKind::OpenAi(self.server(table, kind == "azure")?)
+            }
+            other => bail!(
+                "kind: {:?} is none of openai, azure, simulated",
+                other.chars().take(40).collect::<String>()
+            ),
+        };
+        let globs = table.models.clone().unwrap_or_else(|| vec!["*".to_owned()]);
+        if globs.is_empty() {
+            bail!("models: it is empty; leave it out for every model");
+        }
+        let price = |table: &PriceTable| -> Result<_> {
+            let price = Price::per_million(table.input, table.output);
+            let price = price.with_context(|| {
+                format!(
+                    "prices: {} and {} are not between 0 and {}",
+                    table.input,
+                    table.output,
+                    Price::HIGHEST
+                )
+            })?;
+            Ok((ModelGlob::new(&table.models)?, price))
+        };
+        if table.max_in_flight.is_some_and(|most| !(1..=MOST_IN_FLIGHT).contains(&most)) {
+            bail!("max_in_flight: it is not between 1 and {MOST_IN_FLIGHT}");
+        }
+        Ok(ProviderConfig {
+            name: ProviderName::new(&table.name)?,
+            kind,
+            models: globs.into_iter().map(ModelGlob::new).collect::<Result<_, _>>()?,
+            prices: PriceList(table.prices.iter().map(price).collect::<Result<_>>()?),
+            max_in_flight: table.max_in_flight,
+        })
+    }
+
+    fn server(&self, table: &ProviderTable, azure: bool) -> Result<OpenAiConfig> {
+        let base_url = match (&table.base_url, azure) {
+            (Some(url), _) => url.clone(),
+            (None, false) => OpenAiConfig::DEFAULT_BASE_URL.to_owned(),
+            (None, true) => bail!("base_url: it is missing, such as https://NAME.openai.azure.com/openai/v1"),
+        };
+        let api_key = match (&table.api_key, &table.api_key_env) {
+            (Some(_), Some(_)) => bail!("api_key_env: it cannot be given together with api_key"),
+            (Some(key), None) => Some(Secret::new(&key.0)),
+            (None, Some(variable)) => {
+                let key = self.variable(variable);
+                Some(Secret::new(
+                    key.with_context(|| format!("api_key_env: {variable} is not set in the environment"))?,
+                ))
+            }
+            (None, None) => None,
+        };
+        let defaults = self.timeouts()?;
+        let duration = |field: &str, text: &Option<String>, default: Duration| -> Result<Duration> {
+            text.as_ref()
+                .map_or(Ok(default), |text| parse_duration(text).map_err(|why| anyhow!("{field}: {why}")))
+        };
+        let timeouts = ProviderTimeouts {
+            connect: duration("connect_timeout", &table.connect_timeout, defaults.connect)?,
+            first_token: duration("first_token_timeout", &table.first_token_timeout, defaults.first_token)?,
+            idle: duration("idle_timeout", &table.idle_timeout, defaults.idle)?,
+            total: duration("total_timeout", &table.total_timeout, defaults.total)?,
+        };
+        Ok(OpenAiConfig { base_url, api_key, timeouts, azure })
+    }
+}
+
+impl ModelTable {
+    fn rule(&self) -> Result<ModelRule> {
+        let shown = self.models.chars().take(80).collect::<String>();
+        let rule = || -> Result<ModelRule> {
+            let fall_back_on = match &self.fall_back_on {
+                None => Trouble::DEFAULT_FALLBACK.to_vec(),
+                Some(names) => names.iter().map(|name| Trouble::parse(name)).collect::<Result<_, _>>()?,
+            };
+            Ok(ModelRule::new(ModelGlob::new(&self.models)?, &self.providers, fall_back_on)?)
+        };
+        rule().with_context(|| format!("the rule for the models {shown:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        [[providers]]
+        name = "main"
+        kind = "openai"
+        api_key_env = "MAIN_KEY"
+        models = ["gpt-*", "text-embedding-*"]
+        prices = [{ models = "gpt-4o-mini*", input = 0.15, output = 0.6 }, { models = "text-*", input = 0.02 }]
+        max_in_flight = 50
+        idle_timeout = "30s"
+
+        [[providers]]
+        name = "azure"
+        kind = "azure"
+        base_url = "https://gateway.example/openai/v1"
+        api_key = "sk-secret"
+
+        [[providers]]
+        name = "fake"
+        kind = "simulated"
+        latency = "0s"
+
+        [[models]]
+        models = "gpt-4o*"
+        providers = ["main", "azure/eu-4o"]
+        fall_back_on = ["rate_limited", "quota"]
+    "#;
+
+    fn layers(file: &str) -> Layers {
+        let mut layers = Layers::default();
+        layers.add_file(file, "test.toml").expect("TOML");
+        layers.add_environment([("MAIN_KEY".to_owned(), "sk-secret".to_owned())], "the environment");
+        layers
+    }
+
+    #[test]
+    fn providers_and_rules_come_from_the_file() {
+        let config = layers(FILE).config().expect("valid").providers;
+        let names: Vec<_> = config.providers.iter().map(|provider| provider.name.as_str()).collect();
+        assert_eq!(names, ["main", "azure", "fake"]);
+        let main = &config.providers[0];
+        assert_eq!(
+            (main.max_in_flight, main.prices.of("gpt-4o-mini")),
+            (Some(50), Price::per_million(0.15, 0.6))
+        );
+        let ProviderKind::OpenAi(openai) = &main.kind else { panic!("{main:?}") };
+        assert_eq!(openai.base_url, OpenAiConfig::DEFAULT_BASE_URL);
+        assert_eq!((openai.timeouts.idle, openai.azure), (Duration::from_secs(30), false));
+        assert!(matches!(&config.providers[1].kind, ProviderKind::OpenAi(azure) if azure.azure));
+        let simulated = &config.providers[2].kind;
+        assert!(matches!(simulated, ProviderKind::Simulated(latency) if *latency == LatencyRange::ZERO));
+        assert_eq!(config.rules.len(), 1);
+    }
+
+    #[test]
+    fn one_provider_of_the_environment_needs_no_file() {
+        let mut layers = Layers::default();
+        let name = |layers: &Layers| layers.config().expect("valid").providers.providers[0].name.to_string();
+        assert_eq!(name(&layers), "simulated");
+        layers.add_environment([("OPENAI_API_KEY".to_owned(), "sk-secret".to_owned())], "the environment");
+        assert_eq!(name(&layers), "openai");
+    }
+
+    #[test]
+    fn keys_are_never_shown() {
+        let layers = layers(FILE);
+        let config = layers.config().expect("valid");
+        let shown = format!("{config:?} {layers:?} {:?}", layers.show());
+        assert!(!shown.contains("sk-secret"), "{shown}");
+        let broken =
+            FILE.replace("api_key = \"sk-secret\"", "api_key = \"sk-secret\"\napi_kee = \"sk-secret\"");
+        let error = Layers::default().add_file(&broken, "test.toml").expect_err("a typo");
+        assert!(
+            format!("{error:#}").contains("api_kee") && !format!("{error:#}").contains("sk-secret"),
+            "{error:#}"
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let one = |more: &str| format!("[[providers]]\nname = \"a\"\nkind = \"openai\"\n{more}");
+        for (file, part) in [
+            (one("kind2 = 1"), "kind2"),
+            (one("models = []"), "models"),
+            (one("max_in_flight = 0"), "max_in_flight"),
+            (one("total_timeout = 'soon'"), "total_timeout"),
+            (one("latency = '0s'"), "latency"),
+            (one("api_key_env = 'NO_SUCH_KEY'"), "NO_SUCH_KEY"),
+            (one("api_key_env = 'A'\napi_key = 'b'"), "together"),
+            (one("prices = [{ models = '*', input = -1 }]"), "prices"),
+            (one("[[models]]\nmodels = '*'\nproviders = ['b']"), "called b"),
+            (one("[[models]]\nmodels = '*'\nproviders = ['a']\nfall_back_on = ['luck']"), "luck"),
+            ("[[providers]]\nname = 'a'\nkind = 'azure'".to_owned(), "base_url"),
+            ("[[providers]]\nname = 'a b'\nkind = 'openai'".to_owned(), "provider name"),
+            ("[[providers]]\nname = 'a'\nkind = 'oracle'".to_owned(), "oracle"),
+        ] {
+            let mut layers = Layers::default();
+            let read = layers.add_file(&file, "test.toml").and_then(|()| layers.config().map(drop));
+            let error = format!("{:#}", read.expect_err(&file));
+            assert!(error.contains(part), "{file}: {error}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Work that a model does: what may be asked, what an answer has to be, who is asked, and what it costs.
+
+mod format;
+mod request;
+mod routing;
+mod schema;
+mod usage;
+
+pub use format::{MAX_REPAIRS, Misfit, ResponseFormat};
+pub use request::{
+    EmbeddingLimits, InvalidRequest, MAX_TEXT, Message, Role, Sampling, check_messages, text_of,
+};
+pub use routing::{
+    Candidate, InvalidRule, MOST_CANDIDATES, ModelGlob, ModelRule, ModelRules, ProviderName, ServedModels,
+    Trouble, gravest,
+};
+pub use schema::{InvalidSchema, Schema};
+pub use usage::{
+    ModelCall, Operation, Price, PriceList, Spending, Usage, UsageGroup, UsageGrouping, estimate_tokens,
+};
