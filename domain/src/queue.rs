@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    Change, Counters, Event, Failure, LimitOverrides, QueueName, RateLimit, Refusal, State, Timestamp, decide,
+    Change, Counters, Event, Failure, LimitOverrides, QueueName, RateLimit, Refusal, RetryPolicy, State,
+    Timestamp, decide,
 };
 
 /// What the configuration says of one queue.
@@ -13,6 +14,8 @@ pub struct QueueSettings {
     pub limits: QueueLimits,
     /// Defaults for its tasks, above those of their types.
     pub defaults: LimitOverrides,
+    /// When and whether their failures are tried again, above what their types say.
+    pub retry: Option<RetryPolicy>,
     /// How long a task waits until it becomes one step more urgent ([`crate::Priority::aged`]); `None` for never.
     pub ageing: Option<Duration>,
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use domain::{
-    LimitOverrides, QueueName, QueueSettings, Routes, Status, TaskId, Tenant,
+    LimitOverrides, QueueName, QueueSettings, RetryPolicy, Routes, Status, TaskId, Tenant,
     why::{Hold, Place},
 };
 use futures_util::StreamExt;
@@ -64,15 +64,24 @@ async fn every_queue_is_listed_that_is_routed_to_or_paused_or_has_tasks() {
 #[tokio::test]
 async fn a_queues_defaults_stand_above_its_types_and_below_the_submission() {
     let said = LimitOverrides { max_attempts: Some(7), ..LimitOverrides::default() };
-    let settings = QueueSettings { defaults: said, ..QueueSettings::default() };
+    let steady = RetryPolicy { jitter: false, ..RetryPolicy::default() };
+    let settings = QueueSettings { defaults: said, retry: Some(steady.clone()), ..QueueSettings::default() };
     let demo: QueueName = queue("demo_tasks");
     let product = Product::new([noop()])
         .with_routes(Routes::default().with_settings(BTreeMap::from([(demo, settings)])));
     let by_queue = product.submit("demo.noop", |_| {}).await;
     let by_itself = product.submit("demo.noop", |task| task.max_attempts = Some(2)).await;
     let elsewhere = product.submit("demo.noop", |task| task.queue = Some(queue("other"))).await;
-    for (id, attempts) in [(by_queue, 7), (by_itself, 2), (elsewhere, 4)] {
-        assert_eq!(product.read(id).await.limits.max_attempts, attempts);
+    let own = RetryPolicy::default();
+    let by_its_policy = product.submit("demo.noop", |task| task.own.retry = Some(own.clone())).await;
+    for (id, attempts, retry) in [
+        (by_queue, 7, Some(&steady)),
+        (by_itself, 2, Some(&steady)),
+        (by_its_policy, 7, Some(&own)),
+        (elsewhere, 4, None),
+    ] {
+        let task = product.read(id).await;
+        assert_eq!((task.limits.max_attempts, task.own.retry.as_ref()), (attempts, retry));
     }
 }
 

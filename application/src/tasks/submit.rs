@@ -247,7 +247,8 @@ impl Tasks {
             soft_time_limit: submission.soft_time_limit,
             time_limit: submission.time_limit,
         };
-        let limits = defaults.changed_by(&self.routes.settings(&queue).defaults).changed_by(&asked);
+        let settings = self.routes.settings(&queue);
+        let limits = defaults.changed_by(&settings.defaults).changed_by(&asked);
         for (field, message) in limits.faults() {
             refuse(field, message);
         }
@@ -275,6 +276,10 @@ impl Tasks {
                 refuse("unique_window_seconds", format!("{asked} is not above 0 and at most {longest}"));
             }
         }
+        let own = OwnTerms {
+            retry: submission.own.retry.or_else(|| settings.retry.clone()),
+            keep_for: submission.own.keep_for,
+        };
         NewTask {
             tenant: tenant.clone(),
             queue,
@@ -285,7 +290,7 @@ impl Tasks {
             start: submission.start,
             expires_at: submission.expires_at,
             limits,
-            own: submission.own,
+            own,
             idempotency: submission.idempotency,
             unique: submission.unique,
         }

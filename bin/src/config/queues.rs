@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow, bail};
-use domain::{LimitOverrides, Limits, QueueLimits, QueueName, QueueOrder, QueueSettings, RateLimit};
+use domain::{LimitOverrides, Limits, QueueLimits, QueueName, QueueOrder, QueueSettings, RateLimit, RetryTerms};
 
 use super::{Layers, parse_duration};
 
@@ -22,6 +22,7 @@ struct Entry {
     time_limit: Option<String>,
     soft_time_limit: Option<String>,
     priority_ageing: Option<String>,
+    retry: Option<RetryTerms>,
 }
 
 /// Reads `[[queues]]`: each queue once.
@@ -81,7 +82,11 @@ impl Entry {
         if ageing.is_some_and(|every| every < SHORTEST_AGEING) {
             bail!("priority_ageing is less than a second");
         }
-        Ok(QueueSettings { limits: QueueLimits { max_running: self.max_running, rate }, defaults, ageing })
+        let retry = self.retry.as_ref().map(RetryTerms::policy).transpose().map_err(|wrong| {
+            anyhow!(wrong.iter().map(|wrong| format!("retry.{wrong}")).collect::<Vec<_>>().join("; "))
+        })?;
+        let limits = QueueLimits { max_running: self.max_running, rate };
+        Ok(QueueSettings { limits, defaults, retry, ageing })
     }
 }
 
@@ -89,7 +94,8 @@ impl Layers {
     /// What is said of queues, as it would stand in the file.
     pub fn show_queues(&self) -> Vec<String> {
         let show = |(name, settings): (&QueueName, &QueueSettings)| {
-            let QueueSettings { limits, defaults, ageing } = settings;
+            let QueueSettings { limits, defaults, retry, ageing } = settings;
+            let retry = retry.as_ref().and_then(|policy| toml::Value::try_from(RetryTerms::from(policy)).ok());
             let seconds = |limit: Option<std::time::Duration>| {
                 limit.map(|limit| format!("\"{}s\"", limit.as_secs_f64()))
             };
@@ -101,6 +107,7 @@ impl Layers {
                 ("time_limit", seconds(defaults.time_limit)),
                 ("soft_time_limit", seconds(defaults.soft_time_limit)),
                 ("priority_ageing", seconds(*ageing)),
+                ("retry", retry.map(|terms| terms.to_string())),
             ];
             let said = lines.into_iter().filter_map(|(key, value)| Some(format!("{key} = {}\n", value?)));
             format!("[[queues]]\nname = \"{name}\"\n{}", said.collect::<String>())
@@ -169,6 +176,8 @@ impl Layers {
 mod tests {
     use std::time::Duration;
 
+    use domain::Backoff;
+
     use super::*;
 
     fn queue(name: &str) -> QueueName {
@@ -184,7 +193,8 @@ mod tests {
     fn queues_are_read_with_their_limits_and_defaults() {
         let all = read(
             "[[queues]]\nname = 'ai'\nmax_running = 5\nrate_limit = '600/m'\nrate_burst = 20\nmax_attempts = 2\n\
-             time_limit = '10m'\nsoft_time_limit = '8m'\npriority_ageing = '90s'\n[[queues]]\nname = 'plain'",
+             time_limit = '10m'\nsoft_time_limit = '8m'\npriority_ageing = '90s'\n\
+             retry = { backoff = 'fixed', delay_seconds = 30 }\n[[queues]]\nname = 'plain'",
         )
         .expect("valid");
         let settings = &all[&queue("ai")];
@@ -194,6 +204,8 @@ mod tests {
         assert_eq!(settings.defaults.max_attempts, Some(2));
         assert_eq!(settings.defaults.time_limit, Some(Duration::from_secs(600)));
         assert_eq!(settings.ageing, Some(Duration::from_secs(90)));
+        let retry = settings.retry.as_ref().expect("a policy");
+        assert_eq!(retry.backoff, Backoff::Fixed(Duration::from_secs(30)));
         assert_eq!(all[&queue("plain")], QueueSettings::default());
     }
 
@@ -211,6 +223,7 @@ mod tests {
             ("name = 'a'\ntime_limit = '0s'", "time_limit"),
             ("name = 'a'\ntime_limit = '1m'\nsoft_time_limit = '1m'", "soft_time_limit"),
             ("name = 'a'\npriority_ageing = '10ms'", "priority_ageing"),
+            ("name = 'a'\nretry = { on = ['luck'] }", "retry.on"),
             ("name = 'a'\n[[queues]]\nname = 'a'", "twice"),
         ] {
             let error = read(&format!("[[queues]]\n{text}")).expect_err(text);

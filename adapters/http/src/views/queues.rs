@@ -5,7 +5,7 @@ use domain::{QueueSettings, Status};
 use poem_openapi::Object;
 use serde::Serialize;
 
-use super::{StatusCountsView, int, long};
+use super::{StatusCountsView, int, long, retry::RetryView};
 
 /// A queue.
 #[derive(Debug, Clone, PartialEq, Object, Serialize)]
@@ -51,6 +51,8 @@ pub(crate) struct QueueSettingsView {
     time_limit_seconds: Option<f64>,
     /// After so many seconds of waiting a task becomes one priority more urgent.
     priority_ageing_seconds: Option<f64>,
+    /// The retry policy of tasks that have none of their own.
+    retry: Option<RetryView>,
 }
 
 /// How tasks ran during the last minutes. An attempt counts when it ends by itself, with a result or with an error.
@@ -112,7 +114,7 @@ impl From<&QueueReport> for QueueView {
 
 impl From<&QueueSettings> for QueueSettingsView {
     fn from(settings: &QueueSettings) -> Self {
-        let QueueSettings { limits, defaults, ageing } = settings;
+        let QueueSettings { limits, defaults, retry, ageing } = settings;
         Self {
             max_running: limits.max_running.map(i64::from),
             rate_limit: limits.rate.map(|rate| rate.to_string()),
@@ -121,6 +123,7 @@ impl From<&QueueSettings> for QueueSettingsView {
             soft_time_limit_seconds: defaults.soft_time_limit.map(|limit| limit.as_secs_f64()),
             time_limit_seconds: defaults.time_limit.map(|limit| limit.as_secs_f64()),
             priority_ageing_seconds: ageing.map(|every| every.as_secs_f64()),
+            retry: retry.as_ref().map(RetryView::from),
         }
     }
 }
