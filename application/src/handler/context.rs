@@ -53,14 +53,12 @@ impl TaskContext {
 
     /// Enters a call of a model into the books. What it used is kept with the attempt, however that ends.
     pub fn enter_call(&self, call: ModelCall) {
-        self.0.account().calls.push(call);
+        self.0.account.enter(call);
     }
 
     /// Puts down what is known of the last call by now.
     pub fn update_call(&self, update: impl FnOnce(&mut ModelCall)) {
-        if let Some(call) = self.0.account().calls.last_mut() {
-            update(call);
-        }
+        self.0.account.update_last(update);
     }
 
     /// Resolves when the soft time limit has passed: return what there is, or an error.

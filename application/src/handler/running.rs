@@ -1,7 +1,7 @@
 //! What a running attempt's handler, its worker and its reports share: one allocation, for thousands run at once.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc,
     atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
@@ -62,7 +62,8 @@ pub(crate) struct RunningAttempt {
     over: AtomicBool,
     /// It has reported something.
     reported: AtomicBool,
-    account: Mutex<Account>,
+    /// What it has used so far.
+    pub(crate) account: Account,
 }
 
 impl RunningAttempt {
@@ -78,13 +79,8 @@ impl RunningAttempt {
             soft_limit_told: Notify::new(),
             over: AtomicBool::new(false),
             reported: AtomicBool::new(false),
-            account: Mutex::default(),
+            account: Account::default(),
         }
-    }
-
-    /// What it has used so far.
-    pub(crate) fn account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the handler dropped. The first reason counts; only a cancellation takes the place of another.

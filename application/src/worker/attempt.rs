@@ -94,9 +94,9 @@ pub(super) async fn run(
     let took = started.elapsed();
     match &ending {
         Ending::Returned(Ok(_)) | Ending::PutOff(_) => {}
-        Ending::Returned(Err(failure)) => attempt.account().close(&failure.code),
-        Ending::Stopped(Stop::Cancel) => attempt.account().close("cancelled"),
-        Ending::Stopped(Stop::Release | Stop::Abandon) => attempt.account().close("released"),
+        Ending::Returned(Err(failure)) => attempt.account.close(&failure.code),
+        Ending::Stopped(Stop::Cancel) => attempt.account.close("cancelled"),
+        Ending::Stopped(Stop::Release | Stop::Abandon) => attempt.account.close("released"),
     }
     (Box::new(Ended { attempt, ending, took, leftover, cancel_requested }), signals)
 }

@@ -54,7 +54,7 @@ pub(super) fn settlement(ended: &Ended, ports: &WorkerPorts) -> Option<Settlemen
         change,
         result,
         details,
-        calls: ended.attempt.account().calls.clone(),
+        calls: ended.attempt.account.calls(),
         knew_of_cancel: ended.cancel_requested,
     })
 }
