@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow, bail};
-use domain::{LimitOverrides, Limits, QueueLimits, QueueName, QueueOrder, QueueSettings, RateLimit, RetryTerms};
+use domain::{
+    LimitOverrides, Limits, QueueLimits, QueueName, QueueOrder, QueueSettings, RateLimit, RetryTerms,
+};
 
 use super::{Layers, parse_duration};
 
@@ -95,7 +97,8 @@ impl Layers {
     pub fn show_queues(&self) -> Vec<String> {
         let show = |(name, settings): (&QueueName, &QueueSettings)| {
             let QueueSettings { limits, defaults, retry, ageing } = settings;
-            let retry = retry.as_ref().and_then(|policy| toml::Value::try_from(RetryTerms::from(policy)).ok());
+            let retry =
+                retry.as_ref().and_then(|policy| toml::Value::try_from(RetryTerms::from(policy)).ok());
             let seconds = |limit: Option<std::time::Duration>| {
                 limit.map(|limit| format!("\"{}s\"", limit.as_secs_f64()))
             };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use application::{
     memory::MemoryStore,
-    ports::{Claim, Settlement, WorkStore, WorkerProfile},
+    ports::{Claim, Patience, Settlement, WorkStore, WorkerProfile},
 };
 use chrono::DateTime;
 use domain::{
@@ -52,7 +52,8 @@ async fn calls_of_models_are_shown_with_their_attempt_and_summed() {
     };
     let worker = store.register(&profile).await.expect("registered");
     let queues = vec![(QueueName::new("ai_processing").expect("a name"), 1)];
-    let claimed = store.claim(worker, &Claim::Next { queues, limit: 1 }).await.expect("claimed").remove(0);
+    let next = Claim::Next { queues, limit: 1, patience: Patience::Any };
+    let claimed = store.claim(worker, &next).await.expect("claimed").remove(0);
     let mut call = ModelCall::new(Operation::Chat, ProviderName::new("main").expect("a name"), "m");
     call.finish_reason = Some("stop".to_owned());
     call.charge(

@@ -5,7 +5,7 @@ use poem_openapi::{Enum, Object};
 use serde::Serialize;
 
 /// How the wait grows with the number of failures.
-#[derive(Debug, Clone, Copy, Enum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Enum, Serialize)]
 #[oai(rename = "Backoff", rename_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum BackoffView {
@@ -16,7 +16,7 @@ pub(crate) enum BackoffView {
 }
 
 /// What kind of error ended an attempt.
-#[derive(Debug, Clone, Copy, Enum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Enum, Serialize)]
 #[oai(rename = "ErrorClass", rename_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ErrorClassView {
@@ -33,7 +33,7 @@ pub(crate) enum ErrorClassView {
 }
 
 /// When and whether failures are tried again; how often is `max_attempts`.
-#[derive(Debug, Object, Serialize)]
+#[derive(Debug, Clone, PartialEq, Object, Serialize)]
 #[oai(rename = "RetryPolicy")]
 pub(crate) struct RetryView {
     // `exponential` unless said otherwise. No description of its own: client generators want a bare reference to an enum.

@@ -18,8 +18,8 @@ use application::ports::{
 };
 use async_trait::async_trait;
 use domain::{
-    Attempt, AttemptOutcome, Change, Day, NewTask, Priority, QueueName, RetentionRules, Service, Status, Task,
-    TaskId, Tenant, Timestamp, WorkerId,
+    Attempt, AttemptOutcome, Change, Day, NewTask, Priority, QueueName, RetentionRules, Service, Status,
+    Task, TaskId, Tenant, Timestamp, WorkerId,
     ai::{UsageGroup, UsageGrouping},
     flow::BatchCounts,
     schedule::{NewSchedule, Schedule, ScheduleName},
