@@ -72,6 +72,7 @@ impl Wiring {
             generator: Arc::clone(&providers) as _,
             embedder: providers,
             store: Arc::clone(&store) as _,
+            largest_result: config.max_result,
         };
         let types = task_types::built_in(&models).into_iter().chain(task_types::publishing(&publishing));
         let clean_up =

@@ -56,6 +56,7 @@ fn client_over(
         generator: Arc::new(MockTextGenerator::new()),
         embedder: Arc::new(MockEmbedder::new()),
         store: Arc::clone(&store),
+        largest_result: application::worker::LARGEST_RESULT,
     };
     let registry = Registry::new(task_types::built_in(&models)).expect("distinct types");
     let tasks = Tasks::new(

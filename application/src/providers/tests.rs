@@ -20,6 +20,7 @@ use crate::{
     },
     task_types::{Models, built_in},
     testing::Product,
+    worker::LARGEST_RESULT,
 };
 
 /// What a provider says to one call: an error at once, or a stream.
@@ -231,7 +232,7 @@ async fn every_call_of_every_attempt_is_kept_with_its_cost() {
     let providers = Arc::new(Providers::new(all, Vec::new()).expect("providers"));
     let product = Product::with(|store, _| {
         let generator = Arc::clone(&providers) as Arc<dyn TextGenerator>;
-        built_in(&Models { generator, embedder: providers, store })
+        built_in(&Models { generator, embedder: providers, store, largest_result: LARGEST_RESULT })
     });
     let _worker = product.worker(1);
     let input = format!(r#"{{"prompt":"{}","model":"m"}}"#, "p".repeat(4_000));

@@ -37,30 +37,39 @@ pub struct EmbeddingInput {
 }
 
 impl EmbeddingInput {
-    fn check(&self) -> Result<(), InvalidRequest> {
+    fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or(DEFAULT_MODEL)
+    }
+
+    fn check(&self, limits: EmbeddingLimits) -> Result<(), InvalidRequest> {
         check_model(self.model.as_deref())?;
-        EmbeddingLimits::check(&self.input.clone().into_vec(), self.dimensions)
+        limits.check(&self.input.clone().into_vec(), self.model(), self.dimensions)
     }
 }
 
 pub(super) fn spec(models: &Models) -> TaskTypeSpec {
-    let models = models.clone();
+    let (models, limits) = (models.clone(), limits(models));
     TaskTypeSpec::new(
         NAME,
         "Makes a vector of each text; the result is the list of vectors.",
         move |context, input| embed(models.clone(), context, input),
     )
-    .checked(|input: &EmbeddingInput| input.check().map_err(|error| error.to_string()))
+    .checked(move |input: &EmbeddingInput| input.check(limits).map_err(|error| error.to_string()))
     .example(r#"{"input":["first text","second text"],"model":"text-embedding-3-small","dimensions":256}"#)
 }
 
+fn limits(models: &Models) -> EmbeddingLimits {
+    EmbeddingLimits { largest_result: models.largest_result }
+}
+
 async fn embed(models: Models, context: TaskContext, input: EmbeddingInput) -> Result<Output, Failure> {
+    // A worker may keep less than the process that took the task in.
     input
-        .check()
+        .check(limits(&models))
         .map_err(|error| Failure::permanent("invalid_input", format!("the input is not valid: {error}")))?;
+    let model = input.model().to_owned();
     let texts = input.input.into_vec();
     let asked = texts.len();
-    let model = input.model.unwrap_or_else(|| DEFAULT_MODEL.to_owned());
     let request = EmbeddingRequest {
         model: model.clone(),
         texts,

@@ -45,6 +45,8 @@ pub struct Models {
     pub embedder: Arc<dyn Embedder>,
     /// Has what an interrupted attempt has written.
     pub store: Arc<dyn TaskStore>,
+    /// The largest result that a worker keeps, in bytes: more is not asked for.
+    pub largest_result: usize,
 }
 
 /// A text or a list of texts.

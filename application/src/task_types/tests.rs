@@ -17,6 +17,7 @@ use crate::{
         MockTextGenerator, Store, TextGenerator, Usage,
     },
     testing::Product,
+    worker::LARGEST_RESULT,
 };
 
 type Event = Result<GenerationEvent, GeneratorError>;
@@ -24,7 +25,7 @@ type Event = Result<GenerationEvent, GeneratorError>;
 /// Types whose models are not asked.
 pub(super) fn silent(store: Arc<dyn Store>) -> Models {
     let (generator, embedder) = (Arc::new(MockTextGenerator::new()), Arc::new(MockEmbedder::new()));
-    Models { generator, embedder, store }
+    Models { generator, embedder, store, largest_result: LARGEST_RESULT }
 }
 
 /// A generator that answers with these in turn, and what it was asked.

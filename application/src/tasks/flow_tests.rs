@@ -14,12 +14,15 @@ use crate::{
     ports::{MockEmbedder, MockTextGenerator},
     task_types::{self, Models},
     testing::Product,
+    worker::LARGEST_RESULT,
 };
 
 /// A product whose models are not asked.
 fn product() -> Product {
     let (generator, embedder) = (Arc::new(MockTextGenerator::new()), Arc::new(MockEmbedder::new()));
-    Product::with(|store, _| task_types::built_in(&Models { generator, embedder, store }))
+    Product::with(|store, _| {
+        task_types::built_in(&Models { generator, embedder, store, largest_result: LARGEST_RESULT })
+    })
 }
 
 fn submission(task_type: &str, input: &str) -> Submission {

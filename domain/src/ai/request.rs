@@ -193,7 +193,14 @@ impl Sampling {
 
 /// What may be asked of a model that makes vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EmbeddingLimits;
+pub struct EmbeddingLimits {
+    /// The largest result that is kept, in bytes.
+    pub largest_result: usize,
+}
+
+/// What a number of a vector of length 1 takes in a result, in bytes: 13 digits, signs and points at most on average,
+/// and a comma.
+const BYTES_OF_A_NUMBER: usize = 14;
 
 impl EmbeddingLimits {
     /// The most texts in one request.
@@ -201,8 +208,25 @@ impl EmbeddingLimits {
     /// The most numbers in a vector.
     pub const MOST_DIMENSIONS: u32 = 10_000;
 
-    /// Whether these texts can be sent; the error names the field.
-    pub fn check(texts: &[String], dimensions: Option<u32>) -> Result<(), InvalidRequest> {
+    /// How many numbers a model's vectors have unless fewer are asked for, where that is common knowledge.
+    /// Source: <https://platform.openai.com/docs/guides/embeddings>.
+    pub fn own_dimensions(model: &str) -> Option<u32> {
+        match model {
+            "text-embedding-3-small" | "text-embedding-ada-002" => Some(1_536),
+            "text-embedding-3-large" => Some(3_072),
+            _ => None,
+        }
+    }
+
+    /// How many texts' vectors of so many numbers fit into a result.
+    pub fn most_texts(self, dimensions: u32) -> usize {
+        // Each vector has its brackets, less the comma after its last number, and its own comma; the list has two brackets.
+        self.largest_result.saturating_sub(2) / (dimensions as usize * BYTES_OF_A_NUMBER + 2)
+    }
+
+    /// Whether these texts can be sent, and their vectors be kept: a model is not paid for what would be thrown away. The
+    /// error names the field.
+    pub fn check(self, texts: &[String], model: &str, dimensions: Option<u32>) -> Result<(), InvalidRequest> {
         if texts.is_empty() || texts.len() > Self::MOST_TEXTS {
             return refuse(format!("input: {} texts are not 1 to {}", texts.len(), Self::MOST_TEXTS));
         }
@@ -216,15 +240,36 @@ impl EmbeddingLimits {
         if let Some(odd) = dimensions.filter(|value| !(1..=Self::MOST_DIMENSIONS).contains(value)) {
             return refuse(format!("dimensions: {odd} is not between 1 and {}", Self::MOST_DIMENSIONS));
         }
-        Ok(())
+        match dimensions.or_else(|| Self::own_dimensions(model)) {
+            Some(dimensions) => self.check_room(texts.len(), dimensions),
+            None => Ok(()),
+        }
+    }
+
+    fn check_room(self, texts: usize, dimensions: u32) -> Result<(), InvalidRequest> {
+        let (most, largest) = (self.most_texts(dimensions), self.largest_result);
+        if texts <= most {
+            return Ok(());
+        }
+        let way_out = match most {
+            0 => "ask for fewer dimensions".to_owned(),
+            _ => format!("send at most {most} texts at once, or ask for fewer dimensions"),
+        };
+        refuse(format!(
+            "input: {texts} vectors of {dimensions} numbers do not fit into the {largest} bytes that a result may have: {way_out}"
+        ))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+
+    /// As wide as the configuration has it by default.
+    const ROOMY: EmbeddingLimits = EmbeddingLimits { largest_result: 4 * 1_048_576 };
 
     fn message(value: Value) -> Result<(), InvalidRequest> {
         let message: Message =
@@ -315,7 +360,7 @@ mod tests {
     fn texts_for_vectors_have_their_bounds() {
         let check = |texts: &[&str], dimensions| {
             let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
-            EmbeddingLimits::check(&texts, dimensions).map_err(|error| error.to_string())
+            ROOMY.check(&texts, "m", dimensions).map_err(|error| error.to_string())
         };
         assert_eq!(check(&["a", "b"], Some(256)), Ok(()));
         for (texts, dimensions, field) in [
@@ -326,6 +371,45 @@ mod tests {
             (&["a"], Some(10_001), "dimensions"),
         ] {
             assert!(check(texts, dimensions).expect_err(field).starts_with(field), "{field}");
+        }
+    }
+
+    #[test]
+    fn vectors_that_could_not_be_kept_are_refused_before_they_are_paid_for() {
+        let (small, large) = ("text-embedding-3-small", "text-embedding-3-large");
+        for (model, dimensions, most) in [
+            (small, None, 195),
+            (large, None, 97),
+            (large, Some(1_536), 195),
+            ("m", Some(10_000), 29),
+            // Nobody knows how large those are.
+            ("m", None, EmbeddingLimits::MOST_TEXTS),
+            (small, Some(1_170), EmbeddingLimits::MOST_TEXTS),
+        ] {
+            let check = |count| ROOMY.check(&vec!["x".to_owned(); count], model, dimensions);
+            assert_eq!(check(most), Ok(()), "{model} {dimensions:?}");
+            if most < EmbeddingLimits::MOST_TEXTS {
+                let error = check(most + 1).expect_err(model).to_string();
+                assert!(error.contains(&format!("at most {most} texts")), "{error}");
+            }
+        }
+        let narrow = EmbeddingLimits { largest_result: 10_000 };
+        let error = narrow.check(&["x".to_owned()], small, None).expect_err("too large").to_string();
+        assert!(error.ends_with("a result may have: ask for fewer dimensions"), "{error}");
+    }
+
+    proptest! {
+        /// Numbers that are drawn from a sphere of length 1, where those of most models lie.
+        #[test]
+        fn vectors_that_are_let_through_fit(
+            wide in prop::collection::vec(-1.0_f32..1.0, 32..3_072),
+            largest_result in 10_000_usize..1_000_000,
+        ) {
+            let length = wide.iter().map(|number| number * number).sum::<f32>().sqrt();
+            let vector: Vec<f32> = wide.iter().map(|number| number / length).collect();
+            let most = EmbeddingLimits { largest_result }.most_texts(vector.len() as u32);
+            let result = serde_json::to_string(&vec![vector; most]).expect("JSON");
+            prop_assert!(result.len() <= largest_result, "{most}: {}", result.len());
         }
     }
 }

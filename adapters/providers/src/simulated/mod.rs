@@ -10,7 +10,7 @@ use application::ports::{
     GenerationRequest, GeneratorError, TextGenerator, Usage,
 };
 use async_trait::async_trait;
-use domain::ai::{ResponseFormat, Role, text_of};
+use domain::ai::{EmbeddingLimits, ResponseFormat, Role, text_of};
 use futures_util::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ impl SimulatedGenerator {
     }
 }
 
-/// Numbers of a vector whose length nobody asked for.
+/// Numbers of a vector whose length nobody asked for or knows.
 const DIMENSIONS: u32 = 256;
 
 /// An answer, decided before its first chunk is sent.
@@ -161,7 +161,8 @@ impl Embedder for SimulatedGenerator {
     /// The same text and model give the same vector, of length 1.
     async fn embed(&self, request: EmbeddingRequest) -> Result<Embeddings, GeneratorError> {
         let started = Instant::now();
-        let length = request.dimensions.unwrap_or(DIMENSIONS);
+        let own = || EmbeddingLimits::own_dimensions(&request.model).unwrap_or(DIMENSIONS);
+        let length = request.dimensions.unwrap_or_else(own);
         let vector = |text: &String| {
             let mut rng = StdRng::seed_from_u64(hash([request.model.as_bytes(), text.as_bytes()]));
             let numbers: Vec<f32> = (0..length).map(|_| rng.random_range(-1.0..1.0)).collect();

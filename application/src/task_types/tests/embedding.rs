@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use domain::{Json, Status};
+use domain::{Json, Status, TaskType, Tenant};
 use serde_json::{Value, json};
 
 use super::{Models, Product, built_in, silent};
-use crate::ports::{Embeddings, MockEmbedder, Usage};
+use crate::{
+    ports::{Embeddings, MockEmbedder, Usage},
+    tasks::Submission,
+};
 
 fn product(vectors: Vec<Vec<f32>>) -> Product {
     let mut embedder = MockEmbedder::new();
@@ -48,4 +51,21 @@ async fn an_answer_of_another_length_is_none() {
         (task.status, task.error.expect("an error").code.as_str()),
         (Status::Failed, "invalid_response")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn vectors_that_could_not_be_kept_are_refused_before_anybody_is_paid() {
+    // The embedder would fail the test if it were asked.
+    let product = Product::with(|store, _| built_in(&Models { largest_result: 1_000, ..silent(store) }));
+    let submit = async |texts: usize, dimensions: u32| {
+        let input = json!({ "input": vec!["x"; texts], "model": "m", "dimensions": dimensions });
+        let (name, input) = (TaskType::new("ai.embedding"), Json::from_value(&input));
+        let submission = Submission::new(name.expect("a type"), input.expect("JSON"));
+        product.tasks.submit(&Tenant::default(), vec![submission]).await.map_err(|error| error.to_string())
+    };
+    assert!(submit(8, 8).await.is_ok());
+    let refusal = submit(9, 8).await.expect_err("too many");
+    assert!(refusal.starts_with("input: ") && refusal.contains("at most 8 texts"), "{refusal}");
+    let refusal = submit(1, 100).await.expect_err("too wide");
+    assert!(refusal.ends_with("ask for fewer dimensions"), "{refusal}");
 }
