@@ -77,7 +77,7 @@ async fn add_to_the_day(
          FROM unnest($2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
             $9::bigint[], $10::bigint[])
             AS u (task, provider, model, calls, estimated_calls, unpriced_calls, input_tokens, output_tokens, cost_micros)
-         CROSS JOIN LATERAL (SELECT tenant FROM task WHERE task.id = u.task) t
+         CROSS JOIN LATERAL (SELECT tenant FROM task WHERE task.id = u.task LIMIT 1) t
          GROUP BY t.tenant, u.provider, u.model
          ORDER BY t.tenant COLLATE \"C\", u.provider COLLATE \"C\", u.model COLLATE \"C\"
          ON CONFLICT (tenant, day, provider, model) DO UPDATE SET

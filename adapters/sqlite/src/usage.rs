@@ -104,40 +104,31 @@ struct Row {
     cost_micros: i64,
 }
 
-macro_rules! sums {
-    ($key:literal, $order:literal) => {
-        concat!(
-            "SELECT ",
-            $key,
-            " AS key, sum(calls) AS calls, sum(estimated_calls) AS estimated_calls,
-                sum(unpriced_calls) AS unpriced_calls, sum(input_tokens) AS input_tokens,
-                sum(output_tokens) AS output_tokens, sum(cost_micros) AS cost_micros
-             FROM usage_day WHERE tenant = ?1 AND day BETWEEN ?2 AND ?3 GROUP BY 1 ORDER BY ",
-            $order,
-            " LIMIT ?4"
-        )
-    };
-}
-
 #[async_trait]
 impl Query for Usage {
     type Answer = Vec<UsageGroup>;
 
     async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
-        let sql = match self.grouping {
-            UsageGrouping::Model => {
-                sums!("model", "sum(cost_micros) DESC, sum(input_tokens) + sum(output_tokens) DESC, 1")
-            }
-            UsageGrouping::Provider => {
-                sums!("provider", "sum(cost_micros) DESC, sum(input_tokens) + sum(output_tokens) DESC, 1")
-            }
-            UsageGrouping::Day => sums!("day", "1"),
-        };
-        let rows: Vec<Row> = sqlx::query_as(sql)
+        // Days come in their order, the others by what they came to.
+        const SUMS: &str = "
+            SELECT key, sum(calls) AS calls, sum(estimated_calls) AS estimated_calls,
+                   sum(unpriced_calls) AS unpriced_calls, sum(input_tokens) AS input_tokens,
+                   sum(output_tokens) AS output_tokens, sum(cost_micros) AS cost_micros
+            FROM (
+                SELECT CASE ?5 WHEN 'model' THEN model WHEN 'provider' THEN provider ELSE day END AS key,
+                       calls, estimated_calls, unpriced_calls, input_tokens, output_tokens, cost_micros
+                FROM usage_day WHERE tenant = ?1 AND day BETWEEN ?2 AND ?3
+            )
+            GROUP BY key
+            ORDER BY iif(?5 = 'day', 0, sum(cost_micros)) DESC,
+                     iif(?5 = 'day', 0, sum(input_tokens) + sum(output_tokens)) DESC, key
+            LIMIT ?4";
+        let rows: Vec<Row> = sqlx::query_as(SUMS)
             .bind(self.tenant.as_str())
             .bind(self.days.0.to_string())
             .bind(self.days.1.to_string())
             .bind(i64::try_from(self.limit).unwrap_or(i64::MAX))
+            .bind(self.grouping.as_str())
             .fetch_all(snapshot)
             .await
             .map_err(store_error)?;

@@ -4,13 +4,14 @@
 use std::{sync::Arc, time::Duration};
 
 use application::ports::{
-    ChunkRecord, Claim, ClaimedTask, ListPage, ProgressRecord, Retry, RetryOutcome, Settlement, Store,
-    Submitted, TaskFilter, TaskStore, WorkStore,
+    Applied, ChunkRecord, Claim, ClaimedTask, ListPage, ProgressRecord, Retry, RetryOutcome, Settlement,
+    Store, Submitted, TaskFilter, TaskStore, WorkStore,
 };
 use contract_tests::{fixtures::*, servers::PostgresServer};
 use domain::{
     Event, Failure, Idempotency, IdempotencyKey, NewTask, Progress, Status, Suspicion, TaskId, Tenant,
     Unique, UniqueKey,
+    ai::{ModelCall, Operation, ProviderName, UsageGrouping},
 };
 use postgres_adapter::{PostgresOptions, PostgresStore, TestClock};
 use sqlx::{Connection, PgConnection, Row};
@@ -42,6 +43,8 @@ impl Bench {
             "chunk",
             "tally_delta",
             "idempotency_key",
+            "model_call",
+            "usage_day",
         ] {
             let off = format!("ALTER TABLE {table} SET (autovacuum_enabled = false)");
             sqlx::raw_sql(sqlx::AssertSqlSafe(off)).execute(&mut admin).await.expect("no autovacuum");
@@ -193,11 +196,13 @@ async fn every_verb_in_vain(store: &dyn Store) {
         outcome: domain::AttemptOutcome::Released,
         error: None,
     };
+    let called = [Settlement { calls: model_calls(), ..settle(end.clone()) }];
     let settlements = [settle(end), settle(again)];
     assert_eq!(store.claim(worker, &Claim::Ids(nobody.to_vec())).await.expect("claim").len(), 0);
     assert_eq!(claim_next(store, worker, &[("q", BATCH)], BATCH).await.len(), 0);
     let applied = store.settle(worker, &settlements).await.expect("settle");
-    assert_eq!(applied, [application::ports::Applied::Stale; 2]);
+    assert_eq!(applied, [Applied::Stale; 2]);
+    assert_eq!(store.settle(worker, &called).await.expect("settle"), [Applied::Stale]);
     assert_eq!(store.promote(BATCH).await.expect("promote").len(), 0);
     assert_eq!(store.expire(BATCH).await.expect("expire").len(), 0);
     assert_eq!(store.next_due().await.expect("next_due"), None);
@@ -210,6 +215,7 @@ async fn every_verb_in_vain(store: &dyn Store) {
     assert_eq!(store.chunks_after(nobody[0], (0, 0), 10).await.expect("chunks").len(), 0);
     assert_eq!(store.read(&tenant, &nobody).await.expect("read").len(), 0);
     assert_eq!(store.attempts(&tenant, nobody[0]).await.expect("attempts"), None);
+    assert_eq!(calls_in_usage(store).await, 0);
     for statuses in [vec![], vec![Status::Pending], vec![Status::Completed], vec![Status::Expired]] {
         let filter = TaskFilter { statuses, ..TaskFilter::default() };
         assert_eq!(store.list(&tenant, &filter, page).await.expect("list").len(), 0);
@@ -218,6 +224,23 @@ async fn every_verb_in_vain(store: &dyn Store) {
     assert_eq!(store.waiting_queues(&[]).await.expect("queues").len(), 0);
     assert!(store.heartbeat(worker).await.expect("heartbeat"));
     assert_eq!(store.orphans(BATCH).await.expect("orphans").len(), 0);
+}
+
+fn model_calls() -> Vec<ModelCall> {
+    vec![ModelCall::new(Operation::Chat, ProviderName::new("main").expect("a name"), "m")]
+}
+
+/// However it is grouped.
+async fn calls_in_usage(store: &dyn Store) -> u64 {
+    let today = store.ping().await.expect("ping").now.date_naive();
+    let mut sums = Vec::new();
+    for grouping in UsageGrouping::ALL {
+        let groups = store.usage(&Tenant::default(), (today, today), grouping, 10).await.expect("usage");
+        sums.push(groups.iter().map(|group| group.spending.calls).sum::<u64>());
+    }
+    sums.dedup();
+    assert_eq!(sums.len(), 1, "{sums:?}");
+    sums[0]
 }
 
 /// A few batches of everything, on a store of its own so that all plans are made now; then looks at what was read.
@@ -245,10 +268,11 @@ async fn every_verb(store: &dyn Store, clock: &TestClock, ids: &[TaskId]) {
     let batch = |n: usize| &ids[ids.len() / 2 + n * BATCH..][..BATCH];
     let take = async |n: usize| store.claim(worker, &Claim::Ids(batch(n).to_vec())).await.expect("claim");
 
-    let finished: Vec<_> = take(0).await.iter().map(|task| success(task, "1")).collect();
+    let with_calls = |settlement| Settlement { calls: model_calls(), ..settlement };
+    let finished: Vec<_> = take(0).await.iter().map(|task| with_calls(success(task, "1"))).collect();
     store.settle(worker, &finished).await.expect("settle");
     store.settle(worker, &finished).await.expect("settle again");
-    let retried: Vec<_> = take(1).await.iter().map(|task| retry(task, SECOND)).collect();
+    let retried: Vec<_> = take(1).await.iter().map(|task| with_calls(retry(task, SECOND))).collect();
     store.settle(worker, &retried).await.expect("settle");
     clock.advance(2 * SECOND);
     assert_eq!(store.promote(BATCH).await.expect("promote").len(), BATCH);
@@ -284,6 +308,7 @@ async fn every_verb(store: &dyn Store, clock: &TestClock, ids: &[TaskId]) {
 
     assert_eq!(store.read(&tenant, batch(4)).await.expect("read").len(), BATCH);
     store.attempts(&tenant, batch(1)[0]).await.expect("attempts").expect("known");
+    assert_eq!(calls_in_usage(store).await, 2 * BATCH as u64);
     for statuses in [
         vec![],
         vec![Status::Pending],
