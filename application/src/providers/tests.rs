@@ -234,6 +234,7 @@ async fn every_call_of_every_attempt_is_kept_with_its_cost() {
         let generator = Arc::clone(&providers) as Arc<dyn TextGenerator>;
         built_in(&Models { generator, embedder: providers, store, largest_result: LARGEST_RESULT })
     });
+    tokio::spawn(product.upkeep().run(Default::default()));
     let _worker = product.worker(1);
     let input = format!(r#"{{"prompt":"{}","model":"m"}}"#, "p".repeat(4_000));
     let id =

@@ -169,6 +169,8 @@ async fn an_interrupted_answer_is_continued_where_the_caller_allows_it() {
         vec![chunk(" a time"), finished(FinishReason::Stop)],
     ]);
     let product = product_of(generator);
+    // It brings what waits for another try into the order.
+    tokio::spawn(product.upkeep().run(Default::default()));
     let _worker = product.worker(1);
     let id = submit(&product, json!({ "prompt": "A tale", "continue_partial": true }), |_| {}).await;
     let task = product.end_of(id).await;
@@ -187,6 +189,8 @@ async fn without_leave_an_answer_begins_anew() {
         vec![chunk("A tale"), finished(FinishReason::Stop)],
     ]);
     let product = product_of(generator);
+    // It brings what waits for another try into the order.
+    tokio::spawn(product.upkeep().run(Default::default()));
     let _worker = product.worker(1);
     let id = submit(&product, json!({ "prompt": "A tale" }), |_| {}).await;
     let task = product.end_of(id).await;
