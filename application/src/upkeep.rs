@@ -33,6 +33,8 @@ const OVERRUN: Duration = Duration::from_secs(5);
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// How long workers' commands, and the reports of those that are gone, are kept.
 const KEEP_REPORTS: Duration = Duration::from_secs(24 * 3600);
+/// How long meters of quotas are kept that nobody uses: no quota needs longer to be whole again.
+const KEEP_METERS: Duration = Duration::from_secs(24 * 3600);
 /// How much is done in one step.
 const STEP: usize = 500;
 /// How many of a queue's first tasks a sweep puts back. What was popped and lost is among the first.
@@ -276,6 +278,7 @@ impl Upkeep {
         }
         let mut removed = self.ports.store.forget_keys(STEP).await?;
         removed += self.ports.store.forget_reports(KEEP_REPORTS, STEP).await?;
+        removed += self.ports.store.forget_meters(KEEP_METERS, STEP).await?;
         if let Some(age) = self.config.keep_failed {
             removed += self.ports.store.discard_failed(age, STEP).await?;
         }

@@ -7,7 +7,7 @@ use application::{
     fleet::{About, Workers},
     in_process::InProcessSignals,
     inbox::Inbox,
-    ports::{Chance, Embedder, InboxStore, Order, Outbound, Signals, Store, TextGenerator},
+    ports::{Chance, Embedder, InboxStore, Order, Outbound, QuotaStore, Signals, Store, TextGenerator},
     providers::{Provider, Providers},
     queues::Queues,
     registry::{Registry, TaskTypeSpec},
@@ -56,7 +56,7 @@ impl Wiring {
     pub async fn connect(config: &Config, alone: bool, more_types: Vec<TaskTypeSpec>) -> Result<Self> {
         let mut banner = Vec::new();
         let Adapters { store, order, signals, inbox } = adapters(config, alone, &mut banner).await?;
-        let providers = Arc::new(providers(config)?);
+        let providers = Arc::new(providers(config, Arc::clone(&store) as _)?);
         banner.push(("provider", providers.describe()));
         let (routes, chance): (_, Arc<dyn Chance>) = (Arc::new(config.routes.clone()), Arc::new(Dice));
         let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(config.outbound.clone()));
@@ -284,9 +284,9 @@ fn redis_options(config: &Config, url: &str) -> RedisOptions {
     }
 }
 
-fn providers(config: &Config) -> Result<Providers> {
+fn providers(config: &Config, store: Arc<dyn QuotaStore>) -> Result<Providers> {
     let providers: Vec<Provider> = config.providers.providers.iter().map(provider).collect::<Result<_>>()?;
-    Ok(Providers::new(providers, config.providers.rules.clone())?)
+    Ok(Providers::new(providers, config.providers.rules.clone(), store)?)
 }
 
 fn provider(config: &ProviderConfig) -> Result<Provider> {
@@ -301,6 +301,8 @@ fn provider(config: &ProviderConfig) -> Result<Provider> {
             (Arc::clone(&server) as _, server)
         }
     };
+    // Made-up answers wait for nobody, unless somebody wants to see how that is.
+    let counts = !config.quotas.is_empty() || matches!(config.kind, ProviderKind::OpenAi(_));
     Ok(Provider {
         name: config.name.clone(),
         generator,
@@ -308,5 +310,6 @@ fn provider(config: &ProviderConfig) -> Result<Provider> {
         models: config.models.clone(),
         prices: config.prices.clone(),
         max_in_flight: config.max_in_flight,
+        quotas: counts.then(|| config.quotas.clone()),
     })
 }

@@ -31,6 +31,7 @@ mod options;
 mod overrun;
 mod plans;
 mod queue;
+mod quotas;
 mod read;
 mod record;
 mod reprioritise;

@@ -23,6 +23,7 @@ mod open;
 mod plans;
 mod ports;
 mod queue;
+mod quotas;
 mod read;
 mod record;
 mod reprioritise;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
-const SOURCES: [(&str, &str); 26] = [
+const SOURCES: [(&str, &str); 27] = [
     ("attempts", include_str!("attempts.rs")),
     ("cancel", include_str!("cancel.rs")),
     ("claim", include_str!("claim.rs")),
@@ -19,6 +19,7 @@ const SOURCES: [(&str, &str); 26] = [
     ("list", include_str!("list.rs")),
     ("once", include_str!("once.rs")),
     ("queue", include_str!("queue.rs")),
+    ("quotas", include_str!("quotas.rs")),
     ("read", include_str!("read.rs")),
     ("record", include_str!("record.rs")),
     ("reprioritise", include_str!("reprioritise.rs")),

@@ -5,6 +5,7 @@ mod clients;
 mod fleet;
 mod flows;
 mod queues;
+mod quotas;
 mod schedules;
 mod state;
 mod upkeep;

@@ -12,7 +12,7 @@ use domain::{
     task::ProgressReport,
 };
 
-use super::{fleet::KeptCommand, queues::QueueBook, schedules::KeptSchedule};
+use super::{fleet::KeptCommand, queues::QueueBook, quotas::Meters, schedules::KeptSchedule};
 use crate::ports::{Receipt, Waiting};
 
 #[derive(Default)]
@@ -34,6 +34,7 @@ pub(super) struct State {
     pub(super) commands: Vec<KeptCommand>,
     pub(super) schedules: BTreeMap<(Tenant, ScheduleName), KeptSchedule>,
     pub(super) queues: QueueBook,
+    pub(super) meters: Meters,
     /// By task, who waits for its end.
     pub(super) dependents: BTreeMap<TaskId, BTreeSet<TaskId>>,
     /// Ends of needed tasks that are to be followed up.

@@ -27,6 +27,8 @@ pub struct GenerationRequest {
     pub format: Option<ResponseFormat>,
     /// The task's number: seeds simulated answers and names the request in provider logs.
     pub task: i64,
+    /// The task's attempt, from 1.
+    pub attempt: u32,
 }
 
 impl GenerationRequest {
@@ -54,6 +56,8 @@ pub struct Generation {
     pub by: Option<Answering>,
     /// Calls of others that failed before.
     pub tried: Vec<ModelCall>,
+    /// What the provider says is left of its quota.
+    pub left: Left,
     events: Pin<Box<dyn Stream<Item = Result<GenerationEvent, GeneratorError>> + Send>>,
 }
 
@@ -71,7 +75,7 @@ pub struct Answering {
 impl Generation {
     /// A generation of these events.
     pub fn new(events: impl Stream<Item = Result<GenerationEvent, GeneratorError>> + Send + 'static) -> Self {
-        Self { by: None, tried: Vec::new(), events: Box::pin(events) }
+        Self { by: None, tried: Vec::new(), left: Left::default(), events: Box::pin(events) }
     }
 
     /// The same, by somebody who was chosen after these calls had failed.
@@ -79,13 +83,19 @@ impl Generation {
         Self { by: Some(by), tried, ..self }
     }
 
-    /// The same, with an event before the others; `keep` is dropped with the stream.
-    pub fn after<K: Send + 'static>(self, first: GenerationEvent, keep: K) -> Self {
-        let events = stream::iter([Ok(first)]).chain(self.events).map(move |event| {
-            let _ = &keep;
-            event
-        });
+    /// The same, with an event before the others; somebody listens to all of them, and is dropped with the stream.
+    pub fn heard_by(
+        self,
+        first: GenerationEvent,
+        mut hear: impl FnMut(&Result<GenerationEvent, GeneratorError>) + Send + 'static,
+    ) -> Self {
+        let events = stream::iter([Ok(first)]).chain(self.events).inspect(move |event| hear(event));
         Self { events: Box::pin(events), ..self }
+    }
+
+    /// The same, by a provider that says what is left of its quota.
+    pub fn with_left(self, left: Left) -> Self {
+        Self { left, ..self }
     }
 }
 
@@ -101,6 +111,15 @@ impl std::fmt::Debug for Generation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Generation").field("by", &self.by).field("tried", &self.tried).finish_non_exhaustive()
     }
+}
+
+/// What a provider says is left of its own quota of the minute, by its own count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Left {
+    /// Calls.
+    pub requests: Option<u64>,
+    /// Tokens.
+    pub tokens: Option<u64>,
 }
 
 /// What comes out of a generation.
@@ -163,6 +182,8 @@ pub struct EmbeddingRequest {
     pub dimensions: Option<u32>,
     /// The task's number: names the request in provider logs.
     pub task: i64,
+    /// The task's attempt, from 1.
+    pub attempt: u32,
 }
 
 /// Vectors of texts.
@@ -178,6 +199,8 @@ pub struct Embeddings {
     pub by: Option<Answering>,
     /// Calls of others that failed before.
     pub tried: Vec<ModelCall>,
+    /// What the provider says is left of its quota.
+    pub left: Left,
 }
 
 /// A provider of vectors.

@@ -1,9 +1,9 @@
 //! What the use cases ask of the outside world.
 //!
 //! Ports are few, verb-shaped, object-safe and batch-shaped: one call carries a whole change, and no transaction
-//! crosses one. The store is one thing seen from five sides: clients ([`TaskStore`]), workers ([`WorkStore`]), the
-//! upkeep that every process does ([`UpkeepStore`]), schedules ([`ScheduleStore`]), queues ([`QueueStore`]) and those who
-//! run the workers ([`FleetStore`]). `tests/contract` holds every store to the promises that are written here. Where others
+//! crosses one. The store is one thing seen from several sides: clients ([`TaskStore`]), workers ([`WorkStore`]), the
+//! upkeep that every process does ([`UpkeepStore`]), schedules ([`ScheduleStore`]), queues ([`QueueStore`]), providers' quotas
+//! ([`QuotaStore`]) and those who run the workers ([`FleetStore`]). `tests/contract` holds every store to the promises that are written here. Where others
 //! write into the same database, there is an [`InboxStore`] as well.
 
 mod fleet;
@@ -13,6 +13,7 @@ mod inbox;
 mod order;
 mod outbound;
 mod queues;
+mod quotas;
 mod schedules;
 mod signals;
 mod store;
@@ -26,12 +27,13 @@ pub use fleet::{
 pub use flows::{BatchItems, FlowStored, FollowedUp, Needed, NewNeed, NewNode, links, open_needs};
 pub use generate::{
     Answering, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
-    GenerationRequest, GeneratorError, TextGenerator,
+    GenerationRequest, GeneratorError, Left, TextGenerator,
 };
 pub use inbox::{Accepted, InboxStore, Letter, TakenIn};
 pub use order::{Order, Popped, Waiting};
 pub use outbound::{Delivered, NotDelivered, Outbound, Post};
 pub use queues::{Purged, QueueStore, RecentRuns, RunRecord};
+pub use quotas::{Metered, QuotaStore, take_steps};
 pub use schedules::{DueSchedule, Fired, Firing, FiringRecord, Put, ScheduleStore};
 pub use signals::{Signal, SignalStream, Signals};
 pub use store::{
@@ -52,6 +54,7 @@ pub trait Chance: Send + Sync {
 #[cfg(any(test, feature = "mocks"))]
 pub use self::{
     fleet::MockFleetStore, generate::MockEmbedder, generate::MockTextGenerator, inbox::MockInboxStore,
-    order::MockOrder, outbound::MockOutbound, queues::MockQueueStore, schedules::MockScheduleStore,
-    signals::MockSignals, store::MockTaskStore, store::MockWorkStore, upkeep::MockUpkeepStore,
+    order::MockOrder, outbound::MockOutbound, queues::MockQueueStore, quotas::MockQuotaStore,
+    schedules::MockScheduleStore, signals::MockSignals, store::MockTaskStore, store::MockWorkStore,
+    upkeep::MockUpkeepStore,
 };

@@ -10,7 +10,9 @@ use domain::{
     flow::BatchCounts,
 };
 
-use super::{BatchItems, FleetStore, FlowStored, NewNode, QueueStore, ScheduleStore, UpkeepStore, Waiting};
+use super::{
+    BatchItems, FleetStore, FlowStored, NewNode, QueueStore, QuotaStore, ScheduleStore, UpkeepStore, Waiting,
+};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +26,14 @@ pub enum StoreError {
 }
 
 /// Every side of one store.
-pub trait Store: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + FleetStore {}
-impl<T: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + FleetStore> Store for T {}
+pub trait Store:
+    TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + QuotaStore + FleetStore
+{
+}
+impl<T: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + QuotaStore + FleetStore> Store
+    for T
+{
+}
 
 /// The clients' side.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]

@@ -4,18 +4,21 @@ use std::collections::VecDeque;
 
 use domain::{
     ErrorClass,
-    ai::{Candidate, ModelCall, Operation, Trouble, Usage, estimate_tokens, gravest},
+    ai::{Candidate, ModelCall, Operation, Trouble, Usage, gravest},
 };
 
-use super::{Provider, Shared, gate::Gate, gate::Place};
+use super::{
+    Provider, Shared,
+    gate::{Estimate, Gate, Place},
+};
 use crate::{ports::Answering, ports::GeneratorError};
 
 pub(super) struct Asking<'a> {
     shared: &'a Shared,
     operation: Operation,
     model: String,
-    /// How much there is to read.
-    chars: u64,
+    /// What a call may use.
+    estimate: Estimate,
     candidates: VecDeque<Candidate>,
     fall_back_on: Vec<Trouble>,
     errors: Vec<(Candidate, GeneratorError)>,
@@ -26,18 +29,18 @@ pub(super) struct Asking<'a> {
 pub(super) struct Turn<'a> {
     pub(super) provider: &'a Provider,
     pub(super) model: String,
-    gate: &'a Gate,
+    pub(super) gate: &'a Gate,
     place: Place,
 }
 
 impl<'a> Asking<'a> {
-    pub(super) fn new(shared: &'a Shared, operation: Operation, model: &str, chars: u64) -> Self {
+    pub(super) fn new(shared: &'a Shared, operation: Operation, model: &str, estimate: Estimate) -> Self {
         let (candidates, fall_back_on) = shared.rules.candidates(model);
         Self {
             shared,
             operation,
             model: model.to_owned(),
-            chars,
+            estimate,
             candidates: candidates.into(),
             fall_back_on: fall_back_on.to_vec(),
             errors: Vec::new(),
@@ -46,11 +49,11 @@ impl<'a> Asking<'a> {
     }
 
     /// Who is to be asked next; `None` when nobody is.
-    pub(super) fn next(&mut self) -> Option<Turn<'a>> {
+    pub(super) async fn next(&mut self) -> Option<Turn<'a>> {
         while let Some(candidate) = self.candidates.pop_front() {
             let named = |(provider, _): &&(Provider, Gate)| provider.name == candidate.provider;
             let Some((provider, gate)) = self.shared.providers.iter().find(named) else { continue };
-            match gate.enter(&provider.name, &candidate.model) {
+            match gate.enter(&candidate.model, self.estimate).await {
                 Ok(place) => return Some(Turn { provider, model: candidate.model, gate, place }),
                 Err(error) => self.take(candidate, error),
             }
@@ -59,11 +62,12 @@ impl<'a> Asking<'a> {
     }
 
     /// The call failed before anything was written.
-    pub(super) fn failed(&mut self, turn: Turn<'a>, error: GeneratorError) {
+    pub(super) fn failed(&mut self, mut turn: Turn<'a>, error: GeneratorError) {
+        turn.place.failed(&error);
         turn.gate.note(&turn.model, &error);
         let mut call = ModelCall::new(self.operation, turn.provider.name.clone(), &turn.model);
         call.error = Some(error.code.clone());
-        let read = if error.billed { estimate_tokens(self.chars) } else { 0 };
+        let read = if error.billed { self.estimate.input } else { 0 };
         let usage = Usage { input_tokens: read, output_tokens: 0, estimated: error.billed };
         call.charge(usage, turn.provider.prices.of(&turn.model));
         super::log_call(&call);

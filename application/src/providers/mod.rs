@@ -1,5 +1,5 @@
 //! Several providers behind one port: who is asked for a model, who is asked next where one cannot answer, and who is
-//! not asked for a while. The rules are the domain's ([`domain::ai::ModelRules`]); this keeps to them.
+//! not asked for a while. The rules are the domain's ([`domain::ai::ModelRules`], [`domain::ai::Quota`]); this keeps to them.
 //!
 //! Another provider is asked only while nothing has been written: text of two calls is never spliced.
 
@@ -10,15 +10,22 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::ai::{
-    InvalidRule, ModelCall, ModelGlob, ModelRule, ModelRules, Operation, PriceList, ProviderName,
-    ServedModels, Trouble,
+    InvalidRule, ModelCall, ModelGlob, ModelRule, ModelRules, Operation, PriceList, ProviderName, Quota,
+    ServedModels, Trouble, estimate_tokens,
 };
 use futures_util::StreamExt;
 
-use self::{asking::Asking, gate::Gate};
-use crate::ports::{
-    Embedder, EmbeddingRequest, Embeddings, Generation, GenerationRequest, GeneratorError, TextGenerator,
+use self::{
+    asking::Asking,
+    gate::{Estimate, Gate},
 };
+use crate::ports::{
+    Embedder, EmbeddingRequest, Embeddings, Generation, GenerationRequest, GeneratorError, QuotaStore,
+    TextGenerator,
+};
+
+/// What an answer without `max_tokens` is taken to be at most, until it is known.
+const OUTPUT: u64 = 1_000;
 
 /// One provider as it is configured.
 pub struct Provider {
@@ -34,6 +41,9 @@ pub struct Provider {
     pub prices: PriceList,
     /// The most calls under way at once in this process.
     pub max_in_flight: Option<usize>,
+    /// What it may be asked for, over all processes: models of a rule share its quota. `None` where nobody counts, and it never
+    /// has to be left alone.
+    pub quotas: Option<Vec<(ModelGlob, Quota)>>,
 }
 
 /// Every provider of a process. Cheap to clone.
@@ -48,8 +58,13 @@ struct Shared {
 }
 
 impl Providers {
-    /// These providers, in their order, under these rules; refused where two share a name, or a rule names a stranger.
-    pub fn new(providers: Vec<Provider>, rules: Vec<ModelRule>) -> Result<Self, InvalidRule> {
+    /// These providers, in their order, under these rules; refused where two share a name, or a rule names a stranger. What is
+    /// used of their quotas is kept in `store`. Must be called inside a tokio runtime.
+    pub fn new(
+        providers: Vec<Provider>,
+        rules: Vec<ModelRule>,
+        store: Arc<dyn QuotaStore>,
+    ) -> Result<Self, InvalidRule> {
         for (place, provider) in providers.iter().enumerate() {
             if providers[..place].iter().any(|other| other.name == provider.name) {
                 return Err(InvalidRule(format!("two providers are called {}", provider.name)));
@@ -60,8 +75,10 @@ impl Providers {
             models: provider.models.clone(),
         };
         let rules = ModelRules::new(rules, providers.iter().map(served).collect())?;
+        let meters = gate::meters(store);
         let gated = providers.into_iter().map(|provider| {
-            let gate = Gate::new(provider.max_in_flight);
+            let (name, quotas) = (provider.name.clone(), provider.quotas.clone());
+            let gate = Gate::new(name, provider.max_in_flight, quotas, meters.clone());
             (provider, gate)
         });
         Ok(Self { shared: Arc::new(Shared { providers: gated.collect(), rules }) })
@@ -77,8 +94,13 @@ impl std::fmt::Debug for Providers {
 #[async_trait]
 impl TextGenerator for Providers {
     async fn generate(&self, request: GenerationRequest) -> Result<Generation, GeneratorError> {
-        let mut asking = Asking::new(&self.shared, Operation::Chat, &request.model, request.chars());
-        while let Some(turn) = asking.next() {
+        let estimate = Estimate {
+            input: estimate_tokens(request.chars()),
+            output: request.sampling.max_tokens.map_or(OUTPUT, u64::from),
+            again: request.attempt > 1,
+        };
+        let mut asking = Asking::new(&self.shared, Operation::Chat, &request.model, estimate);
+        while let Some(turn) = asking.next().await {
             let request = GenerationRequest { model: turn.model.clone(), ..request.clone() };
             // The first event decides: an error that comes in a stream's place of a token is an error like others.
             let begun = match turn.provider.generator.generate(request).await {
@@ -91,8 +113,10 @@ impl TextGenerator for Providers {
             };
             match begun {
                 Ok((generation, first)) => {
-                    let (by, tried, place) = asking.answered(turn);
-                    return Ok(generation.after(first, place).answered_by(by, tried));
+                    turn.gate.left(&turn.model, generation.left.requests, generation.left.tokens);
+                    let (by, tried, mut place) = asking.answered(turn);
+                    let answer = generation.heard_by(first, move |event| place.hear(event));
+                    return Ok(answer.answered_by(by, tried));
                 }
                 Err(error) => asking.failed(turn, error),
             }
@@ -113,12 +137,15 @@ impl TextGenerator for Providers {
 impl Embedder for Providers {
     async fn embed(&self, request: EmbeddingRequest) -> Result<Embeddings, GeneratorError> {
         let chars = request.texts.iter().map(|text| text.chars().count() as u64).sum();
-        let mut asking = Asking::new(&self.shared, Operation::Embeddings, &request.model, chars);
-        while let Some(turn) = asking.next() {
+        let estimate = Estimate { input: estimate_tokens(chars), output: 0, again: request.attempt > 1 };
+        let mut asking = Asking::new(&self.shared, Operation::Embeddings, &request.model, estimate);
+        while let Some(turn) = asking.next().await {
             let request = EmbeddingRequest { model: turn.model.clone(), ..request.clone() };
             match turn.provider.embedder.embed(request).await {
                 Ok(embeddings) => {
-                    let (by, tried, _place) = asking.answered(turn);
+                    turn.gate.left(&turn.model, embeddings.left.requests, embeddings.left.tokens);
+                    let (by, tried, mut place) = asking.answered(turn);
+                    place.used(embeddings.usage);
                     return Ok(Embeddings { by: Some(by), tried, ..embeddings });
                 }
                 Err(error) => asking.failed(turn, error),

@@ -8,7 +8,7 @@ use std::{
 
 use domain::{
     AttemptOutcome, ErrorClass, Json, Status, Tenant,
-    ai::{ModelGlob, ModelRule, Price, PriceList, ProviderName, Trouble, Usage, UsageGrouping},
+    ai::{InvalidRule, ModelGlob, ModelRule, Price, PriceList, ProviderName, Trouble, Usage, UsageGrouping},
 };
 use futures_util::{StreamExt, stream};
 
@@ -16,7 +16,7 @@ use super::{Provider, Providers};
 use crate::{
     ports::{
         Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
-        GenerationRequest, GeneratorError, MockEmbedder, MockTextGenerator, TaskStore, TextGenerator,
+        GenerationRequest, GeneratorError, Left, MockEmbedder, MockTextGenerator, TaskStore, TextGenerator,
     },
     task_types::{Models, built_in},
     testing::Product,
@@ -73,7 +73,13 @@ fn provider(name: &str, asked: &Asked, answers: Vec<Said>) -> Provider {
         models: vec![ModelGlob::new("*").expect("a glob")],
         prices: PriceList::default(),
         max_in_flight: None,
+        quotas: Some(Vec::new()),
     }
+}
+
+/// These providers, by the clock of tokio.
+fn of(all: Vec<Provider>, rules: Vec<ModelRule>) -> Result<Providers, InvalidRule> {
+    Providers::new(all, rules, Product::new([]).store)
 }
 
 fn request(model: &str) -> GenerationRequest {
@@ -105,7 +111,7 @@ async fn another_provider_is_asked_by_the_kind_of_the_error() {
         for said_at in [Err(said.clone()), Ok(vec![Err(said.clone())])] {
             let calls = Asked::default();
             let all = vec![provider("a", &calls, vec![said_at]), provider("b", &calls, vec![text("hi")])];
-            let answer = Providers::new(all, Vec::new()).expect("providers").generate(request("m")).await;
+            let answer = of(all, Vec::new()).expect("providers").generate(request("m")).await;
             assert_eq!(answer.is_ok(), goes_on, "{said:?}");
             assert_eq!(asked(&calls).len(), 1 + usize::from(goes_on), "{said:?}");
             match answer {
@@ -127,7 +133,7 @@ async fn a_rule_names_the_chain_and_the_model_there() {
     let chain = ["b/their-name".to_owned(), "a".to_owned()];
     let glob = ModelGlob::new("gpt-*").expect("a glob");
     let rule = ModelRule::new(glob, &chain, vec![Trouble::UnknownModel]).expect("a rule");
-    let providers = Providers::new(all, vec![rule]).expect("providers");
+    let providers = of(all, vec![rule]).expect("providers");
     providers.generate(request("gpt-4o")).await.expect("an answer");
     assert_eq!(asked(&calls), ["b/their-name", "a/gpt-4o"]);
 }
@@ -138,7 +144,7 @@ async fn text_of_two_providers_is_never_spliced() {
     let chunk = GenerationEvent::Chunk(Chunk { text: "half".into(), fraction: None });
     let cut = Ok(vec![Ok(chunk), Err(trouble(Trouble::Overloaded, "truncated", None))]);
     let all = vec![provider("a", &calls, vec![cut]), provider("b", &calls, vec![text("hi")])];
-    let providers = Providers::new(all, Vec::new()).expect("providers");
+    let providers = of(all, Vec::new()).expect("providers");
     let events: Vec<_> = providers.generate(request("m")).await.expect("it begins").collect().await;
     assert_eq!(events.last().expect("an end").as_ref().expect_err("cut").code, "truncated");
     assert_eq!(asked(&calls), ["a/m"], "what was begun is not begun elsewhere");
@@ -149,7 +155,7 @@ async fn a_rate_limited_provider_is_left_alone_until_it_said() {
     let calls = Asked::default();
     let limited = Err(trouble(Trouble::RateLimited, "rate_limit_exceeded", Some(5)));
     let all = vec![provider("a", &calls, vec![limited, text("other"), text("at last")])];
-    let providers = Providers::new(all, Vec::new()).expect("providers");
+    let providers = of(all, Vec::new()).expect("providers");
     for wait in [0, 1, 3] {
         tokio::time::advance(Duration::from_secs(wait)).await;
         let error = providers.generate(request("m")).await.expect_err("limited");
@@ -166,7 +172,7 @@ async fn a_rate_limited_provider_is_left_alone_until_it_said() {
 async fn a_provider_without_credit_is_left_alone_for_a_minute() {
     let calls = Asked::default();
     let empty = Err(trouble(Trouble::Quota, "insufficient_quota", None));
-    let providers = Providers::new(vec![provider("a", &calls, vec![empty, text("hi")])], Vec::new());
+    let providers = of(vec![provider("a", &calls, vec![empty, text("hi")])], Vec::new());
     let providers = providers.expect("providers");
     for _ in 0..3 {
         let error = providers.generate(request("m")).await.expect_err("no credit");
@@ -181,7 +187,7 @@ async fn a_provider_without_credit_is_left_alone_for_a_minute() {
 async fn no_more_calls_are_under_way_than_may_be() {
     let calls = Asked::default();
     let busy = Provider { max_in_flight: Some(1), ..provider("a", &calls, vec![text("one"), text("two")]) };
-    let providers = Providers::new(vec![busy], Vec::new()).expect("providers");
+    let providers = of(vec![busy], Vec::new()).expect("providers");
     let first = providers.generate(request("m")).await.expect("a place");
     let error = providers.generate(request("m")).await.expect_err("no place");
     assert_eq!((error.class, error.code.as_str()), (ErrorClass::RateLimited, "provider_busy"));
@@ -194,11 +200,11 @@ async fn a_model_that_nobody_serves_is_a_final_error() {
     let calls = Asked::default();
     let mut picky = provider("a", &calls, vec![]);
     picky.models = vec![ModelGlob::new("gpt-*").expect("a glob")];
-    let providers = Providers::new(vec![picky], Vec::new()).expect("providers");
+    let providers = of(vec![picky], Vec::new()).expect("providers");
     let error = providers.generate(request("llama")).await.expect_err("nobody");
     assert_eq!((error.class, error.code.as_str()), (ErrorClass::Permanent, "no_provider"));
     let twice = || provider("a", &calls, vec![]);
-    assert!(Providers::new(vec![twice(), twice()], Vec::new()).is_err(), "names are distinct");
+    assert!(of(vec![twice(), twice()], Vec::new()).is_err(), "names are distinct");
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,9 +216,16 @@ async fn embeddings_fall_back_as_well() {
         Provider { embedder: Arc::new(embedder), ..provider(name, &calls, vec![]) }
     };
     let vectors = vec![vec![1.0]];
-    let answer = Embeddings { vectors, usage: Usage::default(), model: None, by: None, tried: Vec::new() };
+    let answer = Embeddings {
+        vectors,
+        usage: Usage::default(),
+        model: None,
+        by: None,
+        tried: Vec::new(),
+        left: Left::default(),
+    };
     let all = vec![with("a", Err(trouble(Trouble::Overloaded, "http_503", None))), with("b", Ok(answer))];
-    let providers = Providers::new(all, Vec::new()).expect("providers");
+    let providers = of(all, Vec::new()).expect("providers");
     let request =
         EmbeddingRequest { model: "m".into(), texts: vec!["x".into()], ..EmbeddingRequest::default() };
     let answer = providers.embed(request).await.expect("an answer");
@@ -229,7 +242,7 @@ async fn every_call_of_every_attempt_is_kept_with_its_cost() {
         priced(provider("a", &calls, vec![down("http_503"), down("http_500")]), 1.0, 1.0),
         priced(provider("b", &calls, vec![cut, text("whole")]), 2.0, 4.0),
     ];
-    let providers = Arc::new(Providers::new(all, Vec::new()).expect("providers"));
+    let providers = Arc::new(of(all, Vec::new()).expect("providers"));
     let product = Product::with(|store, _| {
         let generator = Arc::clone(&providers) as Arc<dyn TextGenerator>;
         built_in(&Models { generator, embedder: providers, store, largest_result: LARGEST_RESULT })

@@ -75,6 +75,7 @@ async fn embed(models: Models, context: TaskContext, input: EmbeddingInput) -> R
         texts,
         dimensions: input.dimensions,
         task: context.task().id.0,
+        attempt: context.task().attempt,
     };
     let answered = tokio::select! {
         answered = models.embedder.embed(request) => answered,
@@ -87,7 +88,7 @@ async fn embed(models: Models, context: TaskContext, input: EmbeddingInput) -> R
             return Err(error.into());
         }
     };
-    let Embeddings { vectors, usage, model: answering, by, tried } = embeddings;
+    let Embeddings { vectors, usage, model: answering, by, tried, .. } = embeddings;
     tried.into_iter().for_each(|call| context.enter_call(call));
     let mut details = json!({
         "model": answering.as_ref().unwrap_or(&model),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use domain::ai::{ModelGlob, ModelRule, Price, PriceList, ProviderName, ServedModels, Trouble};
+use domain::ai::{
+    ModelGlob, ModelRule, PerMinute, Price, PriceList, ProviderName, Quota, ServedModels, Trouble,
+};
 use providers_adapter::{LatencyRange, OpenAiConfig, ProviderTimeouts, Secret};
 use serde::Deserialize;
 
@@ -31,6 +33,8 @@ pub struct ProviderConfig {
     pub prices: PriceList,
     /// The most calls under way at once in one process.
     pub max_in_flight: Option<usize>,
+    /// What it may be asked for, over all processes: models of one of these share it.
+    pub quotas: Vec<(ModelGlob, Quota)>,
 }
 
 /// Who answers.
@@ -71,6 +75,8 @@ struct ProviderTable {
     #[serde(default)]
     prices: Vec<PriceTable>,
     max_in_flight: Option<usize>,
+    #[serde(default)]
+    quotas: Vec<QuotaTable>,
     connect_timeout: Option<String>,
     first_token_timeout: Option<String>,
     idle_timeout: Option<String>,
@@ -85,6 +91,15 @@ struct PriceTable {
     input: f64,
     #[serde(default)]
     output: f64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuotaTable {
+    models: String,
+    requests_per_minute: Option<u64>,
+    tokens_per_minute: Option<u64>,
+    burst: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -145,7 +160,8 @@ impl Layers {
             ("openai", ProviderKind::OpenAi(OpenAiConfig { base_url, api_key, timeouts, azure: false }))
         };
         let (name, models) = (ProviderName::new(name)?, vec![ModelGlob::new("*")?]);
-        Ok(ProviderConfig { name, kind, models, prices: PriceList::default(), max_in_flight: None })
+        let (prices, max_in_flight, quotas) = (PriceList::default(), None, Vec::new());
+        Ok(ProviderConfig { name, kind, models, prices, max_in_flight, quotas })
     }
 
     fn timeouts(&self) -> Result<ProviderTimeouts> {
@@ -204,6 +220,7 @@ impl Layers {
             models: globs.into_iter().map(ModelGlob::new).collect::<Result<_, _>>()?,
             prices: PriceList(table.prices.iter().map(price).collect::<Result<_>>()?),
             max_in_flight: table.max_in_flight,
+            quotas: table.quotas.iter().map(QuotaTable::quota).collect::<Result<_>>()?,
         })
     }
 
@@ -239,6 +256,41 @@ impl Layers {
     }
 }
 
+/// The longest time whose quota may be used at once.
+const LONGEST_BURST: Duration = Duration::from_secs(3600);
+
+impl QuotaTable {
+    fn quota(&self) -> Result<(ModelGlob, Quota)> {
+        let rate = |field: &str, count: Option<u64>| -> Result<Option<PerMinute>> {
+            let Some(count) = count else { return Ok(None) };
+            let rate = PerMinute::new(count);
+            Ok(Some(rate.with_context(|| {
+                format!("quotas: {field}: {count} is not between 1 and {}", PerMinute::MOST)
+            })?))
+        };
+        let requests = rate("requests_per_minute", self.requests_per_minute)?;
+        let tokens = rate("tokens_per_minute", self.tokens_per_minute)?;
+        if requests.is_none() && tokens.is_none() {
+            bail!(
+                "quotas: one for {:?} names neither requests_per_minute nor tokens_per_minute",
+                self.models
+            );
+        }
+        let burst = match &self.burst {
+            None => Quota::DEFAULT_BURST,
+            Some(text) => parse_duration(text).map_err(|why| anyhow!("quotas: burst: {why}"))?,
+        };
+        if burst > LONGEST_BURST {
+            bail!("quotas: burst: it is longer than an hour");
+        }
+        let quota = Quota { requests, tokens, burst };
+        if !quota.lets_anything_through() {
+            bail!("quotas: burst: not even one call or token fits into it at that rate");
+        }
+        Ok((ModelGlob::new(&self.models)?, quota))
+    }
+}
+
 impl ModelTable {
     fn rule(&self) -> Result<ModelRule> {
         let shown = self.models.chars().take(80).collect::<String>();
@@ -265,6 +317,7 @@ mod tests {
         models = ["gpt-*", "text-embedding-*"]
         prices = [{ models = "gpt-4o-mini*", input = 0.15, output = 0.6 }, { models = "text-*", input = 0.02 }]
         max_in_flight = 50
+        quotas = [{ models = "gpt-*", requests_per_minute = 500, tokens_per_minute = 30000, burst = "10s" }]
         idle_timeout = "30s"
 
         [[providers]]
@@ -300,6 +353,12 @@ mod tests {
         assert_eq!(
             (main.max_in_flight, main.prices.of("gpt-4o-mini")),
             (Some(50), Price::per_million(0.15, 0.6))
+        );
+        let (models, quota) = &main.quotas[0];
+        assert!(models.matches("gpt-4o"));
+        assert_eq!(
+            (quota.requests, quota.tokens, quota.burst),
+            (PerMinute::new(500), PerMinute::new(30_000), Duration::from_secs(10))
         );
         let ProviderKind::OpenAi(openai) = &main.kind else { panic!("{main:?}") };
         assert_eq!(openai.base_url, OpenAiConfig::DEFAULT_BASE_URL);
@@ -343,6 +402,10 @@ mod tests {
             (one("max_in_flight = 0"), "max_in_flight"),
             (one("total_timeout = 'soon'"), "total_timeout"),
             (one("latency = '0s'"), "latency"),
+            (one("quotas = [{ models = '*' }]"), "neither"),
+            (one("quotas = [{ models = '*', requests_per_minute = 0 }]"), "requests_per_minute"),
+            (one("quotas = [{ models = '*', requests_per_minute = 5, burst = '10s' }]"), "not even one"),
+            (one("quotas = [{ models = '*', tokens_per_minute = 5, burst = '2h' }]"), "longer than an hour"),
             (one("api_key_env = 'NO_SUCH_KEY'"), "NO_SUCH_KEY"),
             (one("api_key_env = 'A'\napi_key = 'b'"), "together"),
             (one("prices = [{ models = '*', input = -1 }]"), "prices"),

@@ -1,12 +1,14 @@
 //! Work that a model does: what may be asked, what an answer has to be, who is asked, and what it costs.
 
 mod format;
+mod quota;
 mod request;
 mod routing;
 mod schema;
 mod usage;
 
 pub use format::{MAX_REPAIRS, Misfit, ResponseFormat};
+pub use quota::{Meter, PerMinute, Quota, Step, Verdict};
 pub use request::{
     EmbeddingLimits, InvalidRequest, MAX_TEXT, Message, Role, Sampling, check_messages, text_of,
 };

@@ -56,6 +56,12 @@ impl ModelGlob {
     }
 }
 
+impl std::fmt::Display for ModelGlob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Which models a provider serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServedModels {

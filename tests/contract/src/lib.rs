@@ -45,6 +45,7 @@ pub mod history;
 pub mod mirror;
 pub mod model;
 pub mod queues;
+pub mod quotas;
 pub mod race;
 pub mod read;
 pub mod record;
@@ -250,6 +251,11 @@ macro_rules! store_contract {
                 the_largest_batch_is_kept_whole
                 a_batch_whose_items_are_read_piece_by_piece_is_stored_whole_or_not_at_all
             }
+            quotas {
+                no_more_passes_than_the_quota_has
+                a_closed_meter_is_closed_for_all
+                meters_are_forgotten_when_nobody_uses_them
+            }
             usage {
                 calls_are_kept_with_their_attempt
                 usage_is_summed_by_group_and_day
@@ -300,6 +306,7 @@ mod tests {
             include_str!("mirror.rs"),
             include_str!("model.rs"),
             include_str!("queues.rs"),
+            include_str!("quotas.rs"),
             include_str!("race.rs"),
             include_str!("read.rs"),
             include_str!("record.rs"),

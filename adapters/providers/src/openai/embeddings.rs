@@ -1,6 +1,6 @@
 //! Vectors of texts: one call, one JSON answer.
 
-use application::ports::{Embedder, EmbeddingRequest, Embeddings, GeneratorError, Usage};
+use application::ports::{Embedder, EmbeddingRequest, Embeddings, GeneratorError, Left, Usage};
 use async_trait::async_trait;
 use domain::ai::{Operation, estimate_tokens};
 use reqwest::header::{ACCEPT, HeaderValue};
@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Call, MESSAGE_LIMIT, OpenAiGenerator, Shared,
     answer::{after_acceptance, too_large},
-    error_text,
+    error_text, rates,
     refusal::Complaint,
     timed_out,
 };
@@ -64,6 +64,7 @@ impl Shared {
         let call = Call { operation: Operation::Embeddings, model: &request.model, task: request.task, url };
         let until = total.min(started + self.timeouts.first_token);
         let mut response = self.send(call, headers, body, started, until).await?;
+        let left = rates::left(response.headers());
         let mut bytes = Vec::new();
         loop {
             let idle = Instant::now() + self.timeouts.idle;
@@ -82,7 +83,7 @@ impl Shared {
                 return Err(too_large(format!("the answer is longer than {BODY_LIMIT} bytes")));
             }
         }
-        read(&bytes, request)
+        Ok(Embeddings { left, ..read(&bytes, request)? })
     }
 }
 
@@ -127,7 +128,7 @@ fn read(bytes: &[u8], request: &EmbeddingRequest) -> Result<Embeddings, Generato
         output_tokens: 0,
         estimated: counted.is_none(),
     };
-    Ok(Embeddings { vectors, usage, model: answer.model, by: None, tried: Vec::new() })
+    Ok(Embeddings { vectors, usage, model: answer.model, by: None, tried: Vec::new(), left: Left::default() })
 }
 
 fn invalid(why: &str) -> GeneratorError {

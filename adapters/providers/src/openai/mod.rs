@@ -6,15 +6,17 @@ mod answer;
 mod config;
 mod embeddings;
 mod endpoint;
+mod rates;
 mod refusal;
 mod request;
-mod retry_after;
 mod sse;
 mod stream;
 
 use std::{error::Error, sync::Arc, time::Duration};
 
-use application::ports::{Generation, GenerationEvent, GenerationRequest, GeneratorError, TextGenerator};
+use application::ports::{
+    Generation, GenerationEvent, GenerationRequest, GeneratorError, Left, TextGenerator,
+};
 use async_trait::async_trait;
 use domain::ai::{Operation, Trouble};
 use futures_util::stream::try_unfold;
@@ -102,15 +104,16 @@ impl OpenAiGenerator {
 #[async_trait]
 impl TextGenerator for OpenAiGenerator {
     async fn generate(&self, request: GenerationRequest) -> Result<Generation, GeneratorError> {
-        let reading =
+        let (reading, left) =
             self.shared.start(&request).await.map_err(|error| self.shared.seal(error, MESSAGE_LIMIT))?;
-        Ok(Generation::new(try_unfold(Some(reading), |reading| async move {
+        let events = try_unfold(Some(reading), |reading| async move {
             let Some(mut reading) = reading else { return Ok(None) };
             let event = reading.next().await.map_err(|error| reading.shared.seal(error, MESSAGE_LIMIT))?;
             // With the end, the connection is let go.
             let over = matches!(event, GenerationEvent::Finished { .. });
             Ok(Some((event, (!over).then_some(reading))))
-        })))
+        });
+        Ok(Generation::new(events).with_left(left))
     }
 
     fn describe(&self) -> String {
@@ -119,7 +122,7 @@ impl TextGenerator for OpenAiGenerator {
 }
 
 impl Shared {
-    async fn start(self: &Arc<Self>, request: &GenerationRequest) -> Result<Reading, GeneratorError> {
+    async fn start(self: &Arc<Self>, request: &GenerationRequest) -> Result<(Reading, Left), GeneratorError> {
         let started = Instant::now();
         let deadlines = Deadlines {
             first_token: started + self.timeouts.first_token,
@@ -129,7 +132,8 @@ impl Shared {
         let url = self.endpoint.completions(&request.model);
         let call = Call { operation: Operation::Chat, model: &request.model, task: request.task, url };
         let response = self.send(call, self.headers.clone(), request::body(request), started, until).await?;
-        Ok(Reading::new(response, request.chars(), deadlines, Arc::clone(self)))
+        let left = rates::left(response.headers());
+        Ok((Reading::new(response, request.chars(), deadlines, Arc::clone(self)), left))
     }
 
     /// Sends a call; answers its response where that is a success.
@@ -182,7 +186,7 @@ impl Shared {
         if (300..400).contains(&status) {
             complaint.message = format!("it is elsewhere, at {:?}", text(LOCATION.as_str()));
         }
-        let error = complaint.judge(retry_after::retry_after(&headers), false);
+        let error = complaint.judge(rates::retry_after(&headers), false);
         let mut error = self.seal(error, MESSAGE_LIMIT - 2 * LONGEST_ID);
         let id = text("x-request-id");
         if !id.is_empty() && id.len() <= LONGEST_ID {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use application::ports::{
     Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
-    GenerationRequest, GeneratorError, TextGenerator, Usage,
+    GenerationRequest, GeneratorError, Left, TextGenerator, Usage,
 };
 use async_trait::async_trait;
 use domain::ai::{EmbeddingLimits, ResponseFormat, Role, text_of};
@@ -179,7 +179,7 @@ impl Embedder for SimulatedGenerator {
             sleep_until(started + latency).await;
         }
         let model = Some(format!("simulated-{}", request.model));
-        Ok(Embeddings { vectors, usage, model, by: None, tried: Vec::new() })
+        Ok(Embeddings { vectors, usage, model, by: None, tried: Vec::new(), left: Left::default() })
     }
 }
 

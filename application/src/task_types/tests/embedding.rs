@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Models, Product, built_in, silent};
 use crate::{
-    ports::{Embeddings, MockEmbedder, Usage},
+    ports::{Embeddings, Left, MockEmbedder, Usage},
     tasks::Submission,
 };
 
@@ -16,7 +16,14 @@ fn product(vectors: Vec<Vec<f32>>) -> Product {
     embedder.expect_embed().returning(move |request| {
         let usage = Usage { input_tokens: request.texts.len() as u64, ..Usage::default() };
         let model = Some(format!("{}-1", request.model));
-        Ok(Embeddings { vectors: vectors.clone(), usage, model, by: None, tried: Vec::new() })
+        Ok(Embeddings {
+            vectors: vectors.clone(),
+            usage,
+            model,
+            by: None,
+            tried: Vec::new(),
+            left: Left::default(),
+        })
     });
     let embedder = Arc::new(embedder);
     Product::with(|store, _| built_in(&Models { embedder, ..silent(store) }))

@@ -134,7 +134,7 @@ impl TextGenerationInput {
     }
 
     /// What is asked of the model.
-    pub(super) fn request(self, task: i64) -> GenerationRequest {
+    pub(super) fn request(self, task: i64, attempt: u32) -> GenerationRequest {
         let sampling = self.sampling();
         let system = self.system.map(|text| Message::text(Role::System, text));
         let prompt = self.prompt.map(|text| Message::text(Role::User, text));
@@ -145,6 +145,7 @@ impl TextGenerationInput {
             sampling,
             format: self.response_format,
             task,
+            attempt,
         }
     }
 }

@@ -47,7 +47,7 @@ async fn generate(
         .map_err(|error| Failure::permanent("invalid_input", format!("the input is not valid: {error}")))?;
     context.progress(0, 100, Some("waiting for the model"));
     let (repairs, continues) = (input.repairs(), input.continues());
-    let mut request = input.request(context.task().id.0);
+    let mut request = input.request(context.task().id.0, context.task().attempt);
     let model = request.model.clone();
     let format = request.format.clone().filter(ResponseFormat::is_json);
     let mut before = String::new();
@@ -117,6 +117,7 @@ pub(super) async fn write(
         model: model.clone(),
         messages: vec![Message::text(Role::User, prompt)],
         task: context.task().id.0,
+        attempt: context.task().attempt,
         ..GenerationRequest::default()
     };
     let answer = ask(generator, context, request, true, 0).await?;

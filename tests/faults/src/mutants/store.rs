@@ -11,16 +11,17 @@ use std::{
 use application::ports::{
     Applied, CancelOutcome, ChunkRecord, Claim, ClaimedTask, CommandAnswer, CommandId, DeleteOutcome,
     DiscardOutcome, DueSchedule, FailureGroup, Fired, Firing, FiringRecord, Fleet, FleetStore, FlowStored,
-    FollowedUp, GivenCommand, Health, LimitedClaim, LimitedTasks, ListPage, NewNode, Orphan, Overdue,
-    Overrunning, ProgressRecord, Purged, Put, QueueCounts, QueueStore, RecentRuns, Removal, Reprioritised,
-    Retry, RetryOutcome, RunRecord, ScheduleStore, Settlement, Store, StoreError, Submitted, TaskFilter,
-    TaskStore, UpkeepStore, Waiting, Walk, Wanted, WorkStore, WorkerProfile, WorkerReport,
+    FollowedUp, GivenCommand, Health, LimitedClaim, LimitedTasks, ListPage, Metered, NewNode, Orphan,
+    Overdue, Overrunning, ProgressRecord, Purged, Put, QueueCounts, QueueStore, QuotaStore, RecentRuns,
+    Removal, Reprioritised, Retry, RetryOutcome, RunRecord, ScheduleStore, Settlement, Store, StoreError,
+    Submitted, TaskFilter, TaskStore, UpkeepStore, Waiting, Walk, Wanted, WorkStore, WorkerProfile,
+    WorkerReport,
 };
 use async_trait::async_trait;
 use domain::{
     Attempt, AttemptOutcome, Change, Day, NewTask, Priority, QueueName, RetentionRules, Service, Status,
     Task, TaskId, Tenant, Timestamp, WorkerId,
-    ai::{UsageGroup, UsageGrouping},
+    ai::{UsageGroup, UsageGrouping, Verdict},
     flow::BatchCounts,
     schedule::{NewSchedule, Schedule, ScheduleName},
 };
@@ -435,6 +436,17 @@ impl ScheduleStore for BrokenStore {
         limit: usize,
     ) -> Result<Option<Vec<FiringRecord>>, StoreError> {
         self.inner.firings(tenant, name, before, limit).await
+    }
+}
+
+#[async_trait]
+impl QuotaStore for BrokenStore {
+    async fn meter(&self, steps: &[Metered]) -> Result<Vec<Verdict>, StoreError> {
+        self.inner.meter(steps).await
+    }
+
+    async fn forget_meters(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.inner.forget_meters(age, limit).await
     }
 }
 

@@ -1,7 +1,8 @@
-//! How long a provider asks us to wait.
+//! What a provider's headers say of its rates: how long it asks us to wait, and what is left.
 
 use std::time::Duration;
 
+use application::ports::Left;
 use chrono::DateTime;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
@@ -19,6 +20,15 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         // A date in the past asks for no wait.
         Some((until - now).to_std().unwrap_or_default())
     })
+}
+
+/// What is left of the key's quota. Source: <https://platform.openai.com/docs/guides/rate-limits>.
+pub(super) fn left(headers: &HeaderMap) -> Left {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse().ok();
+    Left {
+        requests: number("x-ratelimit-remaining-requests"),
+        tokens: number("x-ratelimit-remaining-tokens"),
+    }
 }
 
 fn seconds(text: &str, parts: f64) -> Option<Duration> {
@@ -61,6 +71,19 @@ mod tests {
         ] {
             assert_eq!(read(&headers).map(|wait| wait.as_millis()), millis, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn what_is_left_is_read_where_it_is_a_number() {
+        let headers = |requests, tokens| {
+            let value = |text| HeaderValue::from_static(text);
+            let names = ["x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens"];
+            let pairs = names.map(HeaderName::from_static).into_iter().zip([value(requests), value(tokens)]);
+            left(&pairs.collect())
+        };
+        assert_eq!(headers("59", "149984"), Left { requests: Some(59), tokens: Some(149_984) });
+        assert_eq!(headers("-1", "many"), Left::default());
+        assert_eq!(left(&HeaderMap::new()), Left::default());
     }
 
     proptest! {

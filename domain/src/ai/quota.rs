@@ -1,0 +1,490 @@
+//! How much may be asked of a provider, over all workers: requests and tokens per minute, kept as moments.
+//!
+//! The generic cell rate algorithm (GCRA, <https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>), charged in tokens:
+//! each call moves the *theoretical arrival time* on by what it costs, and calls are let through as long as that time is less
+//! than a burst ahead. So within any time `t` at most `burst + rate · t` passes. What a call costs is known at its end only:
+//! it is let through by an estimate, and the difference is given back, or charged, then.
+//!
+//! Who is not let through is told when to come back. Those that are told so stand in a line, spaced a little closer than
+//! calls have cost lately, so that they neither come all at once nor leave the quota unused. Who finds no room when it comes
+//! back is not sent to the end of that line, but of a short one of those.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde::{Deserialize, Serialize};
+
+use crate::Timestamp;
+
+/// So many a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerMinute(u64);
+
+impl PerMinute {
+    /// More needs no limit.
+    pub const MOST: u64 = 1_000_000_000;
+
+    /// 1 to [`PerMinute::MOST`].
+    pub fn new(count: u64) -> Option<Self> {
+        (1..=Self::MOST).contains(&count).then_some(Self(count))
+    }
+
+    /// How many a minute.
+    pub fn count(self) -> u64 {
+        self.0
+    }
+
+    /// How long it takes until so many are let through.
+    fn time_of(self, count: u64) -> TimeDelta {
+        let nanos = u128::from(count) * 60_000_000_000 / u128::from(self.0);
+        TimeDelta::nanoseconds(i64::try_from(nanos).unwrap_or(i64::MAX))
+    }
+
+    /// How many are let through in a time.
+    fn count_in(self, time: Duration) -> u64 {
+        u64::try_from(time.as_nanos() * u128::from(self.0) / 60_000_000_000).unwrap_or(u64::MAX)
+    }
+}
+
+/// What may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Calls.
+    pub requests: Option<PerMinute>,
+    /// Tokens, read and written.
+    pub tokens: Option<PerMinute>,
+    /// What may pass at once after a rest: as much as the rate lets through in this time.
+    pub burst: Duration,
+}
+
+impl Quota {
+    /// Providers count by the minute.
+    pub const DEFAULT_BURST: Duration = Duration::from_secs(60);
+    /// Nobody is told to come back later than this; who still finds no room then is told again.
+    pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+    /// Nothing but what the provider says holds calls up.
+    pub const NONE: Self = Self { requests: None, tokens: None, burst: Self::DEFAULT_BURST };
+
+    /// Whether a burst has room for a call, and for a token.
+    pub fn lets_anything_through(&self) -> bool {
+        [self.requests, self.tokens].into_iter().flatten().all(|rate| rate.count_in(self.burst) > 0)
+    }
+}
+
+/// What is kept of a quota.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Meter {
+    /// When the next call would be on time, by requests.
+    requests: Option<Timestamp>,
+    /// And by tokens.
+    tokens: Option<Timestamp>,
+    /// When the last one in the line comes back.
+    line: Option<Timestamp>,
+    /// When the last one comes back that did so before.
+    line_of_returners: Option<Timestamp>,
+    /// How much of what was reserved has been used lately, in thousandths; `None` before the first call has ended.
+    used: Option<u64>,
+    /// What the provider said.
+    closed: Option<Closed>,
+}
+
+/// A provider that is left alone for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Closed {
+    until: Timestamp,
+    code: String,
+    message: String,
+    by_rate: bool,
+}
+
+/// One step of a meter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A call wants to be let through, and may use so many tokens.
+    Reserve {
+        /// An estimate.
+        tokens: u64,
+        /// Whether it comes back.
+        again: bool,
+    },
+    /// A call has ended, or was not made.
+    Settle {
+        /// What was reserved for it.
+        reserved: u64,
+        /// What it used; `None` where it was not made at all.
+        used: Option<u64>,
+    },
+    /// The provider is to be left alone for so long.
+    Close {
+        /// How long.
+        time: Duration,
+        /// The code of its error.
+        code: String,
+        /// What it said.
+        message: String,
+        /// Whether it says so of its rates.
+        by_rate: bool,
+    },
+    /// The provider has said what is left of its own quota, by its own count.
+    Left {
+        /// Requests.
+        requests: Option<u64>,
+        /// Tokens.
+        tokens: Option<u64>,
+    },
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The call may be made now; or, of another step: it is noted.
+    Pass,
+    /// Not now.
+    ComeBack {
+        /// In so long.
+        after: Duration,
+        /// Which limit stands in the way: `requests` or `tokens` a minute, and how many.
+        limit: (&'static str, u64),
+    },
+    /// Not while the provider is left alone.
+    Closed {
+        /// For so much longer.
+        left: Duration,
+        /// The code of its error.
+        code: String,
+        /// What it said.
+        message: String,
+        /// Whether it said so of its rates: then calls wait for it. Else it is to be paid first.
+        by_rate: bool,
+    },
+    /// Never: it is larger than all that may pass at once.
+    TooLarge {
+        /// What may.
+        most: u64,
+    },
+}
+
+impl Meter {
+    /// The share of what is reserved that calls are taken to use, before one has ended, in thousandths.
+    const USED_AT_FIRST: u64 = 500;
+
+    /// Takes a step.
+    pub fn step(&mut self, quota: &Quota, step: &Step, now: Timestamp) -> Verdict {
+        match step {
+            Step::Reserve { tokens, again } => return self.reserve(quota, *tokens, *again, now),
+            Step::Settle { reserved, used } => self.settle(quota, *reserved, *used, now),
+            Step::Close { time, code, message, by_rate } => {
+                let until = later(now, *time);
+                let known = self.closed.as_ref().map(|closed| closed.until);
+                if known.is_none_or(|known| known < until) {
+                    let (code, message) = (code.clone(), message.clone());
+                    self.closed = Some(Closed { until, code, message, by_rate: *by_rate });
+                }
+            }
+            Step::Left { requests, tokens } => {
+                hold_to(&mut self.requests, quota.requests, quota.burst, *requests, now);
+                hold_to(&mut self.tokens, quota.tokens, quota.burst, *tokens, now);
+            }
+        }
+        Verdict::Pass
+    }
+
+    fn reserve(&mut self, quota: &Quota, tokens: u64, again: bool, now: Timestamp) -> Verdict {
+        if let Some(rate) = quota.tokens
+            && tokens > rate.count_in(quota.burst)
+        {
+            return Verdict::TooLarge { most: rate.count_in(quota.burst) };
+        }
+        if let Some(closed) = &self.closed {
+            if let Some(left) = (closed.until - now).to_std().ok().filter(|left| !left.is_zero()) {
+                let Closed { code, message, by_rate, .. } = closed.clone();
+                return Verdict::Closed { left, code, message, by_rate };
+            }
+            self.closed = None;
+        }
+        let burst = TimeDelta::from_std(quota.burst).unwrap_or(TimeDelta::MAX);
+        let dimensions =
+            [(quota.requests, self.requests, 1, "requests"), (quota.tokens, self.tokens, tokens, "tokens")];
+        // The one that opens last decides.
+        let mut opens = (now, ("", 0), TimeDelta::zero());
+        for (rate, arrival, cost, name) in dimensions {
+            let Some(rate) = rate else { continue };
+            let cost = rate.time_of(cost);
+            let at = ahead_of(arrival, now, burst) + cost - burst;
+            if at > opens.0 {
+                opens = (at, (name, rate.count()), cost);
+            }
+        }
+        let (at, limit, cost) = opens;
+        if at > now {
+            return Verdict::ComeBack { after: self.line_up(at, limit.0, cost, again, now), limit };
+        }
+        let pass = |arrival: &mut Option<Timestamp>, rate: Option<PerMinute>, cost| {
+            *arrival = rate.map(|rate| ahead_of(*arrival, now, burst) + rate.time_of(cost));
+        };
+        pass(&mut self.requests, quota.requests, 1);
+        pass(&mut self.tokens, quota.tokens, tokens);
+        Verdict::Pass
+    }
+
+    /// A place in a line, behind its last one.
+    fn line_up(
+        &mut self,
+        opens: Timestamp,
+        limit: &str,
+        cost: TimeDelta,
+        again: bool,
+        now: Timestamp,
+    ) -> Duration {
+        // A request costs what it costs; tokens are estimated, most often far too high.
+        let share = if limit == "tokens" { self.used.unwrap_or(Self::USED_AT_FIRST) } else { 1_000 };
+        let share = i32::try_from(share.clamp(20, 1_000)).unwrap_or(1_000);
+        // A tenth closer than that, because some do not come back.
+        let spacing = cost * share / 1_000 * 9 / 10;
+        let line = if again { &mut self.line_of_returners } else { &mut self.line };
+        let behind = line.filter(|last| *last > now).map_or(opens, |last| opens.max(last + spacing));
+        let place = behind.min(later(now, Quota::LONGEST_WAIT));
+        *line = Some(place);
+        (place - now).to_std().unwrap_or_default()
+    }
+
+    fn settle(&mut self, quota: &Quota, reserved: u64, used: Option<u64>, now: Timestamp) {
+        if let Some(used) = used
+            && let Some(share) = used.saturating_mul(1_000).checked_div(reserved)
+        {
+            // The last sixteen or so calls count.
+            let share = share.min(10_000);
+            self.used = Some(self.used.map_or(share, |known| (known * 15 + share) / 16));
+        }
+        let back = |arrival: &mut Option<Timestamp>, rate: Option<PerMinute>, reserved: u64, used: u64| {
+            if let (Some(at), Some(rate)) = (arrival.as_mut(), rate) {
+                // What is not used of it any more cannot be given back.
+                *at = (*at - rate.time_of(reserved) + rate.time_of(used)).max(now.min(*at));
+            }
+        };
+        back(&mut self.requests, quota.requests, 1, u64::from(used.is_some()));
+        back(&mut self.tokens, quota.tokens, reserved, used.unwrap_or(0));
+    }
+}
+
+/// Where the arrival time stands: not before now, and no farther ahead than a burst and calls that used more than was
+/// reserved explain. What is farther comes from a clock that was set back.
+fn ahead_of(arrival: Option<Timestamp>, now: Timestamp, burst: TimeDelta) -> Timestamp {
+    let farthest = now.checked_add_signed(burst * 3).unwrap_or(Timestamp::MAX_UTC);
+    arrival.map_or(now, |arrival| arrival.clamp(now, farthest))
+}
+
+/// Charges what the provider has counted and we have not. It never gives anything back: others may use the same key.
+fn hold_to(
+    arrival: &mut Option<Timestamp>,
+    rate: Option<PerMinute>,
+    burst: Duration,
+    left: Option<u64>,
+    now: Timestamp,
+) {
+    let (Some(rate), Some(left)) = (rate, left) else { return };
+    let spent = rate.count_in(burst).saturating_sub(left);
+    let at_least = now.checked_add_signed(rate.time_of(spent)).unwrap_or(Timestamp::MAX_UTC);
+    *arrival = Some(arrival.map_or(at_least, |arrival| arrival.max(at_least)));
+}
+
+fn later(now: Timestamp, time: Duration) -> Timestamp {
+    let time = TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
+    now.checked_add_signed(time).unwrap_or(Timestamp::MAX_UTC)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + TimeDelta::milliseconds(millis)
+    }
+
+    fn quota(requests: u64, tokens: u64, burst: u64) -> Quota {
+        let burst = Duration::from_secs(burst);
+        Quota { requests: PerMinute::new(requests), tokens: PerMinute::new(tokens), burst }
+    }
+
+    fn reserve(meter: &mut Meter, quota: &Quota, tokens: u64, millis: i64) -> Verdict {
+        meter.step(quota, &Step::Reserve { tokens, again: false }, at(millis))
+    }
+
+    fn wait(verdict: Verdict) -> (Duration, &'static str) {
+        match verdict {
+            Verdict::ComeBack { after, limit } => (after, limit.0),
+            other => panic!("not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_what_the_rate_lets_through() {
+        let (quota, mut meter) = (quota(60, 0, 2), Meter::default());
+        assert_eq!(reserve(&mut meter, &quota, 9, 0), Verdict::Pass);
+        assert_eq!(reserve(&mut meter, &quota, 9, 0), Verdict::Pass);
+        assert_eq!(wait(reserve(&mut meter, &quota, 9, 0)), (Duration::from_secs(1), "requests"));
+        // The next in the line comes nine tenths of a second behind that, and who comes back too early is not sent behind it.
+        assert_eq!(wait(reserve(&mut meter, &quota, 9, 0)), (Duration::from_millis(1_900), "requests"));
+        let again = Step::Reserve { tokens: 9, again: true };
+        assert_eq!(wait(meter.step(&quota, &again, at(900))), (Duration::from_millis(100), "requests"));
+        assert_eq!(reserve(&mut meter, &quota, 9, 1_000), Verdict::Pass);
+    }
+
+    #[test]
+    fn the_dimension_that_opens_last_decides_and_neither_is_charged_before() {
+        let (quota, mut meter) = (quota(60, 600, 10), Meter::default());
+        assert_eq!(reserve(&mut meter, &quota, 100, 0), Verdict::Pass);
+        assert_eq!(wait(reserve(&mut meter, &quota, 50, 0)), (Duration::from_secs(5), "tokens"));
+        for _ in 0..9 {
+            assert_eq!(reserve(&mut meter, &quota, 0, 0), Verdict::Pass);
+        }
+        assert_eq!(wait(reserve(&mut meter, &quota, 0, 0)).1, "requests");
+    }
+
+    #[test]
+    fn what_is_larger_than_a_burst_never_passes() {
+        let mut meter = Meter::default();
+        assert_eq!(reserve(&mut meter, &quota(60, 600, 10), 101, 0), Verdict::TooLarge { most: 100 });
+        assert_eq!(reserve(&mut meter, &quota(60, 600, 10), 100, 0), Verdict::Pass);
+        assert_eq!(reserve(&mut Meter::default(), &Quota::NONE, u64::MAX, 0), Verdict::Pass);
+    }
+
+    #[test]
+    fn what_was_not_used_is_given_back_and_what_was_used_beyond_is_charged() {
+        let (quota, mut meter) = (quota(0, 600, 10), Meter::default());
+        let settle = |reserved, used| Step::Settle { reserved, used };
+        assert_eq!(reserve(&mut meter, &quota, 100, 0), Verdict::Pass);
+        meter.step(&quota, &settle(100, Some(25)), at(0));
+        assert_eq!(reserve(&mut meter, &quota, 75, 0), Verdict::Pass);
+        meter.step(&quota, &settle(75, Some(85)), at(0));
+        assert_eq!(
+            wait(reserve(&mut meter, &quota, 10, 0)).0,
+            Duration::from_secs(1) + Duration::from_secs(1)
+        );
+        // A call that was not made gives all of it back.
+        meter.step(&quota, &settle(85, None), at(0));
+        assert_eq!(reserve(&mut meter, &quota, 70, 0), Verdict::Pass);
+    }
+
+    #[test]
+    fn those_in_the_line_stand_as_close_as_calls_have_cost_lately() {
+        let (quota, mut meter) = (quota(0, 600, 10), Meter::default());
+        for _ in 0..200 {
+            meter.step(&quota, &Step::Settle { reserved: 100, used: Some(20) }, at(0));
+        }
+        assert_eq!(reserve(&mut meter, &quota, 100, 0), Verdict::Pass);
+        let first = wait(reserve(&mut meter, &quota, 100, 0)).0;
+        let second = wait(reserve(&mut meter, &quota, 100, 0)).0;
+        let apart = (second - first).as_secs_f64();
+        assert!((1.7..=2.0).contains(&apart), "ten seconds of estimate, two of use: {apart}");
+        for _ in 0..1_000 {
+            assert!(wait(reserve(&mut meter, &quota, 100, 0)).0 <= Quota::LONGEST_WAIT);
+        }
+    }
+
+    #[test]
+    fn a_provider_that_wants_to_be_left_alone_is_by_everybody_until_then() {
+        let mut meter = Meter::default();
+        let close = |seconds, code: &str| Step::Close {
+            time: Duration::from_secs(seconds),
+            code: code.to_owned(),
+            message: "slow down".to_owned(),
+            by_rate: true,
+        };
+        meter.step(&Quota::NONE, &close(5, "rate_limit_exceeded"), at(0));
+        meter.step(&Quota::NONE, &close(1, "shorter"), at(0));
+        match reserve(&mut meter, &Quota::NONE, 1, 4_999) {
+            Verdict::Closed { left, code, .. } => {
+                assert_eq!((left, code.as_str()), (Duration::from_millis(1), "rate_limit_exceeded"));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(reserve(&mut meter, &Quota::NONE, 1, 5_000), Verdict::Pass);
+        assert_eq!(meter, Meter::default(), "nothing is left of it");
+    }
+
+    #[test]
+    fn what_a_provider_says_is_left_holds_and_gives_nothing_back() {
+        let (quota, mut meter) = (quota(60, 600, 60), Meter::default());
+        let left = |requests, tokens| Step::Left { requests, tokens };
+        meter.step(&quota, &left(Some(1), Some(600)), at(0));
+        assert_eq!(reserve(&mut meter, &quota, 1, 0), Verdict::Pass);
+        meter.step(&quota, &left(Some(60), None), at(0));
+        assert_eq!(wait(reserve(&mut meter, &quota, 1, 0)), (Duration::from_secs(1), "requests"));
+    }
+
+    #[test]
+    fn a_meter_is_kept_as_text_and_an_unknown_field_is_no_obstacle() {
+        let (quota, mut meter) = (quota(60, 600, 1), Meter::default());
+        reserve(&mut meter, &quota, 1, 0);
+        reserve(&mut meter, &quota, 1, 0);
+        let text = serde_json::to_string(&meter).expect("JSON");
+        assert_eq!(serde_json::from_str::<Meter>(&text).expect("a meter"), meter);
+        assert_eq!(
+            serde_json::from_str::<Meter>(r#"{"of_a_later_version":1}"#).expect("a meter"),
+            Meter::default()
+        );
+    }
+
+    proptest! {
+        /// In any window, no more passes than a burst and what the rate lets through, however calls settle.
+        #[test]
+        fn no_more_passes_than_a_burst_and_the_rate(
+            steps in prop::collection::vec((0_i64..3_000, 1_u64..60, 0_u64..=100), 1..200),
+        ) {
+            let (quota, mut meter) = (quota(120, 1_200, 10), Meter::default());
+            let (mut now, mut passed) = (0, Vec::new());
+            for (pause, tokens, used) in steps {
+                now += pause;
+                if reserve(&mut meter, &quota, tokens, now) == Verdict::Pass {
+                    let used = tokens * used / 100;
+                    meter.step(&quota, &Step::Settle { reserved: tokens, used: Some(used) }, at(now));
+                    passed.push((now, used));
+                }
+            }
+            for (place, (from, _)) in passed.iter().enumerate() {
+                let mut sum = 0;
+                for (count, (until, used)) in passed[place..].iter().enumerate() {
+                    sum += used;
+                    let seconds = (until - from) as f64 / 1_000.0;
+                    prop_assert!(sum as f64 <= 200.0 + 20.0 * seconds + 1.0, "{sum} tokens in {seconds} s");
+                    prop_assert!((count + 1) as f64 <= 20.0 + 2.0 * seconds + 1.0);
+                }
+            }
+        }
+
+        /// Who comes back when told so is let through sooner or later, and the rate is used.
+        #[test]
+        fn those_who_come_back_use_the_rate(tokens in 1_u64..200) {
+            let (quota, mut meter) = (quota(0, 1_200, 10), Meter::default());
+            // When each comes, and whether it did before.
+            let mut waiting = vec![(0, false); 200];
+            let (mut passed, mut asked) = (0, 0);
+            while let Some(next) = waiting.iter().map(|(at, _)| *at).min().filter(|next| *next < 60_000) {
+                let place = waiting.iter().position(|(at, _)| *at == next).unwrap_or_default();
+                let again = waiting[place].1;
+                asked += 1;
+                match meter.step(&quota, &Step::Reserve { tokens, again }, at(next)) {
+                    Verdict::Pass => {
+                        passed += 1;
+                        meter.step(&quota, &Step::Settle { reserved: tokens, used: Some(tokens) }, at(next));
+                        waiting[place] = (next + 1, false); // another one
+                    }
+                    verdict => {
+                        let after = wait(verdict).0.as_micros().div_ceil(1_000);
+                        waiting[place] = (next + i64::try_from(after).unwrap_or(1), true);
+                    }
+                }
+            }
+            let passed_tokens = passed * tokens;
+            let most = 200.0 + 20.0 * 60.0;
+            prop_assert!(passed_tokens as f64 <= most + 1.0);
+            prop_assert!(passed_tokens as f64 >= 0.9 * most - tokens as f64, "{passed_tokens} of {most}");
+            // All come once; apart from that they seldom come in vain.
+            prop_assert!(asked <= 200 + 4 * passed, "{asked} asked, {passed} passed");
+        }
+    }
+}
