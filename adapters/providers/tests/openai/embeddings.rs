@@ -10,7 +10,9 @@ const VECTORS: &str = r#"{"model":"e-1","data":[{"index":0,"embedding":[0.5]},{"
 
 async fn embed(stub: &Stub) -> Result<Embeddings, GeneratorError> {
     let texts = vec!["a".to_owned(), "b".to_owned()];
-    stub.generator().embed(EmbeddingRequest { model: "e".into(), texts, dimensions: Some(1), task: 17 }).await
+    stub.generator()
+        .embed(EmbeddingRequest { model: "e".into(), texts, dimensions: Some(1), task: 17, attempt: 1 })
+        .await
 }
 
 #[tokio::test]
