@@ -21,6 +21,7 @@ mod providers;
 mod publishing;
 mod queues;
 mod quick_start;
+mod quotas;
 mod redis_outage;
 mod replacement;
 mod schedule;
