@@ -203,9 +203,13 @@ impl Layers {
                 self.tables.add_models(value).with_context(|| format!("in {name}"))?;
                 continue;
             }
+            if found == "budgets" {
+                self.tables.add_budgets(value).with_context(|| format!("in {name}"))?;
+                continue;
+            }
             let Some(known) = KEYS.iter().find(|key| key.name == found) else {
                 let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
-                let lists = "routes, queues, types, schedules, providers, models";
+                let lists = "routes, queues, types, schedules, providers, models, budgets";
                 bail!("{name}: unknown key {found:?}; known are {lists}, {}", known.join(", "));
             };
             let value = match value {

@@ -27,7 +27,10 @@ use sqlite_adapter::{SqliteOptions, SqliteStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, ConfiguredSchedules, Database, ProviderConfig, ProviderKind, without_password},
+    config::{
+        Config, ConfiguredSchedules, Database, ProviderConfig, ProviderKind, ProvidersConfig,
+        without_password,
+    },
     memory,
 };
 
@@ -286,7 +289,8 @@ fn redis_options(config: &Config, url: &str) -> RedisOptions {
 
 fn providers(config: &Config, store: Arc<dyn QuotaStore>) -> Result<Providers> {
     let providers: Vec<Provider> = config.providers.providers.iter().map(provider).collect::<Result<_>>()?;
-    Ok(Providers::new(providers, config.providers.rules.clone(), store)?)
+    let ProvidersConfig { rules, budgets, .. } = &config.providers;
+    Ok(Providers::new(providers, rules.clone(), budgets, store)?)
 }
 
 fn provider(config: &ProviderConfig) -> Result<Provider> {

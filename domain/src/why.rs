@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{ErrorClass, Failure, QueueLimits, QueueName, Status, TaskId, Timestamp, WorkerState};
+use crate::{AttemptOutcome, Failure, QueueLimits, QueueName, Status, TaskId, Timestamp, WorkerState};
 
 /// One thing that holds a task back. Reads as a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,8 +187,8 @@ pub struct Facts {
     pub queue: QueueName,
     /// Until when it waits.
     pub run_at: Option<Timestamp>,
-    /// What its last attempt failed with.
-    pub error: Option<Failure>,
+    /// What its last attempt failed with, and how that one ended: what a rate limit holds up is released.
+    pub error: Option<(Failure, AttemptOutcome)>,
     /// How many others it waits for.
     pub waits_for: Option<u32>,
     /// Which those are; of a batch's items there are too many.
@@ -242,14 +242,12 @@ impl Facts {
         if let Some(until) = self.run_at {
             holds.push(match &self.error {
                 None => Hold::NotYetDue { until },
-                Some(failure) => {
-                    let error = format!("{}: {}", failure.code, failure.message);
-                    match failure.class {
-                        ErrorClass::RateLimited => Hold::RateLimited { until, error },
-                        ErrorClass::Transient
-                        | ErrorClass::Permanent
-                        | ErrorClass::TimedOut
-                        | ErrorClass::Panicked => Hold::BackOff { until, error },
+                Some((Failure { code, message, .. }, outcome)) => {
+                    let error = format!("{code}: {message}");
+                    if *outcome == AttemptOutcome::Released {
+                        Hold::RateLimited { until, error }
+                    } else {
+                        Hold::BackOff { until, error }
                     }
                 }
             });
@@ -360,15 +358,15 @@ mod tests {
     #[test]
     fn what_waits_says_why() {
         let runner = |state, knows_type, free_slots| vec![Runner { state, knows_type, free_slots }];
-        let failed = |class| Some(Failure::new(class, "http_503", "busy"));
+        let failed = |outcome| Some((Failure::transient("http_503", "busy"), outcome));
         let pending = || facts(Status::Pending);
         let later = || Facts { run_at: after(60), ..facts(Status::Scheduled) };
         let full = QueueLimits { max_running: Some(3), rate: None };
         for (facts, expected, start) in [
             (pending(), vec![], after(0)),
             (later(), vec!["not_yet_due"], after(60)),
-            (Facts { error: failed(ErrorClass::Transient), ..later() }, vec!["back_off"], after(60)),
-            (Facts { error: failed(ErrorClass::RateLimited), ..later() }, vec!["rate_limited"], after(60)),
+            (Facts { error: failed(AttemptOutcome::Failed), ..later() }, vec!["back_off"], after(60)),
+            (Facts { error: failed(AttemptOutcome::Released), ..later() }, vec!["rate_limited"], after(60)),
             (Facts { queue_paused: true, ..later() }, vec!["not_yet_due", "queue_paused"], None),
             (
                 Facts { waits_for: Some(2), needs: vec![TaskId(1), TaskId(2)], ..facts(Status::Scheduled) },

@@ -1,15 +1,18 @@
-//! When a provider is not asked: while it has said so, while its quota is used up, and while as many calls are under way as
-//! may be. What it said and what was used of its quota, all processes know ([`QuotaStore`]); the calls under way are this
-//! one's.
+//! When a provider is not asked: while it has said so, while its quota is used up or a budget is spent, and while as many
+//! calls are under way as may be. All but the last all processes know ([`QuotaStore`]); the calls under way are this one's.
 
 use std::{sync::Arc, time::Duration};
 
 use domain::{
     ErrorClass,
-    ai::{ModelGlob, ProviderName, Quota, Step, Trouble, Verdict, estimate_tokens},
+    ai::{
+        Budget, ModelGlob, Period, Price, PriceList, ProviderName, Quota, Step, Trouble, Verdict,
+        estimate_tokens,
+    },
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::{NamedBudget, Provider};
 use crate::{
     combine::{Combiner, Together},
     ports::{GenerationEvent, GeneratorError, Metered, QuotaStore, StoreError, Usage},
@@ -42,6 +45,8 @@ pub(super) struct Gate {
     provider: ProviderName,
     places: Option<(usize, Arc<Semaphore>)>,
     quotas: Option<Vec<(ModelGlob, Quota)>>,
+    budgets: Vec<NamedBudget>,
+    prices: PriceList,
     meters: Meters,
 }
 
@@ -65,24 +70,71 @@ pub(super) struct Place {
 
 struct Reserved {
     meters: Meters,
-    meter: String,
-    quota: Quota,
+    held: Vec<Held>,
     estimate: Estimate,
+    price: Price,
     /// Characters that it wrote so far.
     written: u64,
     /// What it used, once that is known; `Some(None)` where it was not made at all.
-    used: Option<Option<u64>>,
+    used: Option<Option<Usage>>,
+}
+
+/// What one meter let a call through by.
+struct Held {
+    meter: String,
+    of: Of,
+}
+
+enum Of {
+    Tokens(Quota, u64),
+    Money(Budget, u64),
+}
+
+impl Held {
+    /// How it is asked for.
+    fn wish(&self, again: bool) -> Metered {
+        self.step(match &self.of {
+            Of::Tokens(_, tokens) => Step::Reserve { tokens: *tokens, again },
+            Of::Money(budget, most) => Step::Spend { budget: *budget, most: *most },
+        })
+    }
+
+    /// How it is settled.
+    fn settlement(&self, used: Option<Usage>, price: Price) -> Metered {
+        self.step(match &self.of {
+            Of::Tokens(_, reserved) => {
+                let used = used.map(|used| used.input_tokens.saturating_add(used.output_tokens));
+                Step::Settle { reserved: *reserved, used }
+            }
+            Of::Money(budget, reserved) => {
+                let cost = price.of(used.unwrap_or_default());
+                Step::Pay { budget: *budget, reserved: *reserved, cost }
+            }
+        })
+    }
+
+    fn step(&self, step: Step) -> Metered {
+        let quota = match &self.of {
+            Of::Tokens(quota, _) => *quota,
+            Of::Money(..) => Quota::NONE,
+        };
+        Metered { meter: self.meter.clone(), quota, step }
+    }
 }
 
 impl Gate {
-    pub(super) fn new(
-        provider: ProviderName,
-        max_in_flight: Option<usize>,
-        quotas: Option<Vec<(ModelGlob, Quota)>>,
-        meters: Meters,
-    ) -> Self {
-        let places = max_in_flight.map(|most| (most, Arc::new(Semaphore::new(most))));
-        Self { provider, places, quotas, meters }
+    pub(super) fn new(provider: &Provider, budgets: &[NamedBudget], meters: Meters) -> Self {
+        let places = provider.max_in_flight.map(|most| (most, Arc::new(Semaphore::new(most))));
+        let concerns =
+            |budget: &&NamedBudget| budget.providers.is_empty() || budget.providers.contains(&provider.name);
+        Self {
+            provider: provider.name.clone(),
+            places,
+            quotas: provider.quotas.clone(),
+            budgets: budgets.iter().filter(concerns).cloned().collect(),
+            prices: provider.prices.clone(),
+            meters,
+        }
     }
 
     /// Lets a call through, or says why not.
@@ -97,22 +149,67 @@ impl Gate {
                 })?)
             }
         };
-        let Some((meter, quota)) = self.meter(model) else {
+        let price = self.prices.of(model);
+        let held = self.wishes(model, estimate, price)?;
+        if held.is_empty() {
             return Ok(Place { _permit: permit, reserved: None });
-        };
-        let (tokens, again) = (estimate.input + estimate.output, estimate.again);
-        let step = Metered { meter: meter.clone(), quota, step: Step::Reserve { tokens, again } };
-        let verdict = self.meters.call(vec![step]).await.map(|verdicts| verdicts.into_iter().next());
-        match verdict {
-            Ok(Some(Verdict::Pass)) => {
-                let meters = self.meters.clone();
-                let reserved = Reserved { meters, meter, quota, estimate, written: 0, used: None };
-                Ok(Place { _permit: permit, reserved: Some(reserved) })
-            }
-            Ok(Some(refusal)) => Err(self.refused(model, tokens, refusal)),
-            Ok(None) => Err(self.unknown(&StoreError::Corrupt("a meter gave no verdict".to_owned()))),
-            Err(error) => Err(self.unknown(&error)),
         }
+        let wishes = held.iter().map(|held| held.wish(estimate.again)).collect();
+        let verdicts = self.meters.call(wishes).await.map_err(|error| self.unknown(&error))?;
+        let price = price.unwrap_or_default();
+        let (mut passed, mut refusal) = (Vec::new(), None);
+        for (held, verdict) in held.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Pass => passed.push(held),
+                Verdict::Warn { spent } => {
+                    self.warn(&held.meter, spent);
+                    passed.push(held);
+                }
+                verdict => refusal = refusal.or_else(|| Some(self.refused(model, &held, verdict))),
+            }
+        }
+        if let Some(error) = refusal {
+            // All or nothing.
+            self.meters.leave(passed.iter().map(|held| held.settlement(None, price)).collect());
+            return Err(error);
+        }
+        let meters = self.meters.clone();
+        let reserved = Reserved { meters, held: passed, estimate, price, written: 0, used: None };
+        Ok(Place { _permit: permit, reserved: Some(reserved) })
+    }
+
+    /// What a call has to be let through by.
+    fn wishes(
+        &self,
+        model: &str,
+        estimate: Estimate,
+        price: Option<Price>,
+    ) -> Result<Vec<Held>, GeneratorError> {
+        let tokens = estimate.input + estimate.output;
+        let quota = self.meter(model).map(|(meter, quota)| Held { meter, of: Of::Tokens(quota, tokens) });
+        let mut held: Vec<Held> = quota.into_iter().collect();
+        for NamedBudget { name, budget, .. } in self.budgets.iter().filter(|it| it.models.matches(model)) {
+            let Some(price) = price else {
+                let said =
+                    format!("the budget {name} cannot count {model}, which has no price: add it to prices");
+                let error = self.held_up("unpriced_model", said, None);
+                return Err(GeneratorError {
+                    class: ErrorClass::Permanent,
+                    trouble: Trouble::Quota,
+                    ..error
+                });
+            };
+            let (input_tokens, output_tokens) = (estimate.input, estimate.output);
+            let most = price.of(Usage { input_tokens, output_tokens, estimated: true });
+            held.push(Held { meter: format!("budget {name}"), of: Of::Money(*budget, most) });
+        }
+        Ok(held)
+    }
+
+    fn warn(&self, meter: &str, spent: u64) {
+        let limit = self.budgets.iter().find(|budget| meter == format!("budget {}", budget.name));
+        let limit = limit.map_or(0, |budget| budget.budget.limit);
+        tracing::warn!(spent = money(spent), limit = money(limit), "the {meter} is nearly spent");
     }
 
     /// Takes note of what a provider said.
@@ -153,7 +250,7 @@ impl Gate {
         })
     }
 
-    fn refused(&self, model: &str, tokens: u64, verdict: Verdict) -> GeneratorError {
+    fn refused(&self, model: &str, held: &Held, verdict: Verdict) -> GeneratorError {
         match verdict {
             Verdict::ComeBack { after, limit: (what, most) } => {
                 let said = format!("it may be asked for {most} {what} a minute of {model}");
@@ -167,7 +264,25 @@ impl Gate {
                 }
                 GeneratorError { class: ErrorClass::Permanent, trouble: Trouble::Quota, ..error }
             }
+            Verdict::Spent { spent, period } => {
+                let (limit, lasts) = match &held.of {
+                    Of::Money(budget, _) => (budget.limit, budget.period),
+                    Of::Tokens(..) => (0, Period::Day),
+                };
+                let (meter, lasts) = (&held.meter, lasts.as_str());
+                let said = format!(
+                    "the {meter} has {} of {} spent in the {lasts} of {period}: wait for the next, or raise its limit",
+                    money(spent),
+                    money(limit)
+                );
+                let error = self.held_up("budget_spent", said, None);
+                GeneratorError { class: ErrorClass::Permanent, trouble: Trouble::Quota, ..error }
+            }
             Verdict::TooLarge { most } => {
+                let tokens = match held.of {
+                    Of::Tokens(_, tokens) => tokens,
+                    Of::Money(..) => 0,
+                };
                 let said = format!(
                     "the call may use {tokens} tokens, and {most} are let through at once: lower max_tokens, or raise tokens_per_minute or burst of the provider"
                 );
@@ -176,7 +291,9 @@ impl Gate {
                     ..self.held_up("larger_than_quota", said, None)
                 }
             }
-            Verdict::Pass => self.held_up("quota_used_up", "it let the call through".to_owned(), Some(SOON)),
+            Verdict::Pass | Verdict::Warn { .. } => {
+                self.held_up("quota_used_up", "it let the call through".to_owned(), Some(SOON))
+            }
         }
     }
 
@@ -214,7 +331,7 @@ impl Place {
     /// It is known what was used.
     pub(super) fn used(&mut self, usage: Usage) {
         if let Some(reserved) = &mut self.reserved {
-            reserved.used = Some(Some(usage.input_tokens.saturating_add(usage.output_tokens)));
+            reserved.used = Some(Some(usage));
         }
     }
 
@@ -224,15 +341,16 @@ impl Place {
             reserved.used = Some(match error.trouble {
                 Trouble::Unreachable => None,
                 _ if error.billed => Some(reserved.so_far()),
-                _ => Some(0),
+                _ => Some(Usage::default()),
             });
         }
     }
 }
 
 impl Reserved {
-    fn so_far(&self) -> u64 {
-        self.estimate.input.saturating_add(estimate_tokens(self.written))
+    fn so_far(&self) -> Usage {
+        let output_tokens = estimate_tokens(self.written);
+        Usage { input_tokens: self.estimate.input, output_tokens, estimated: true }
     }
 }
 
@@ -240,11 +358,13 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         // A call that is let go half way has used what came until then.
         let used = self.used.unwrap_or_else(|| Some(self.so_far()));
-        let reserved = self.estimate.input + self.estimate.output;
-        let step = Step::Settle { reserved, used };
-        let (meter, quota) = (std::mem::take(&mut self.meter), self.quota);
         if tokio::runtime::Handle::try_current().is_ok() {
-            self.meters.leave(vec![Metered { meter, quota, step }]);
+            self.meters.leave(self.held.iter().map(|held| held.settlement(used, self.price)).collect());
         }
     }
+}
+
+/// Millionths, as people write money.
+fn money(micros: u64) -> String {
+    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::ai::{
-    InvalidRule, ModelCall, ModelGlob, ModelRule, ModelRules, Operation, PriceList, ProviderName, Quota,
-    ServedModels, Trouble, estimate_tokens,
+    Budget, InvalidRule, ModelCall, ModelGlob, ModelRule, ModelRules, Operation, PriceList, ProviderName,
+    Quota, ServedModels, Trouble, estimate_tokens,
 };
 use futures_util::StreamExt;
 
@@ -46,6 +46,19 @@ pub struct Provider {
     pub quotas: Option<Vec<(ModelGlob, Quota)>>,
 }
 
+/// What calls of some models may cost together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedBudget {
+    /// What people call it; whoever names the same shares it.
+    pub name: String,
+    /// Whose calls count; all where it is empty.
+    pub providers: Vec<ProviderName>,
+    /// Of which models.
+    pub models: ModelGlob,
+    /// How much, and for how long.
+    pub budget: Budget,
+}
+
 /// Every provider of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Providers {
@@ -63,6 +76,7 @@ impl Providers {
     pub fn new(
         providers: Vec<Provider>,
         rules: Vec<ModelRule>,
+        budgets: &[NamedBudget],
         store: Arc<dyn QuotaStore>,
     ) -> Result<Self, InvalidRule> {
         for (place, provider) in providers.iter().enumerate() {
@@ -75,10 +89,18 @@ impl Providers {
             models: provider.models.clone(),
         };
         let rules = ModelRules::new(rules, providers.iter().map(served).collect())?;
+        let is_known = |name: &&ProviderName| providers.iter().any(|known| known.name == **name);
+        for budget in budgets {
+            if let Some(stranger) = budget.providers.iter().find(|name| !is_known(name)) {
+                return Err(InvalidRule(format!(
+                    "the budget {} is for {stranger}, and no provider is called that",
+                    budget.name
+                )));
+            }
+        }
         let meters = gate::meters(store);
         let gated = providers.into_iter().map(|provider| {
-            let (name, quotas) = (provider.name.clone(), provider.quotas.clone());
-            let gate = Gate::new(name, provider.max_in_flight, quotas, meters.clone());
+            let gate = Gate::new(&provider, budgets, meters.clone());
             (provider, gate)
         });
         Ok(Self { shared: Arc::new(Shared { providers: gated.collect(), rules }) })

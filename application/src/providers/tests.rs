@@ -79,7 +79,7 @@ fn provider(name: &str, asked: &Asked, answers: Vec<Said>) -> Provider {
 
 /// These providers, by the clock of tokio.
 fn of(all: Vec<Provider>, rules: Vec<ModelRule>) -> Result<Providers, InvalidRule> {
-    Providers::new(all, rules, Product::new([]).store)
+    Providers::new(all, rules, &[], Product::new([]).store)
 }
 
 fn request(model: &str) -> GenerationRequest {

@@ -1,7 +1,7 @@
 //! Why a task does not run: the facts, from wherever they are known. [`domain::why`] judges them.
 
 use domain::{
-    Service, Status, Task, TaskId, Tenant,
+    AttemptOutcome, Failure, Service, Status, Task, TaskId, Tenant,
     why::{Facts, Place, Runner, Why},
 };
 
@@ -40,9 +40,25 @@ impl Queues {
             .filter(|worker| !worker.state.is_gone() && serves(worker, &task))
             .collect();
         let runners: Vec<Runner> = serving.iter().map(|worker| runner(worker, &task)).collect();
-        let facts = facts(&task, report.as_ref(), place, runners.clone(), self.store.ping().await?.now);
+        let error = self.last_error(tenant, &task).await?;
+        let now = self.store.ping().await?.now;
+        let facts = Facts { error, ..facts(&task, report.as_ref(), place, runners.clone(), now) };
         let runners = serving.into_iter().zip(runners.iter().map(Runner::could_run)).collect();
         Ok(Some(Explained { why: facts.explain(), task, ahead: place, runners }))
+    }
+
+    /// Of a task that waits for another try.
+    async fn last_error(
+        &self,
+        tenant: &Tenant,
+        task: &Task,
+    ) -> Result<Option<(Failure, AttemptOutcome)>, StoreError> {
+        let Some(error) = task.error.clone().filter(|_| task.status == Status::Scheduled) else {
+            return Ok(None);
+        };
+        let attempts = self.tasks.attempts(tenant, task.id).await?.unwrap_or_default();
+        let outcome = attempts.last().and_then(|attempt| attempt.outcome);
+        Ok(Some((error, outcome.unwrap_or(AttemptOutcome::Failed))))
     }
 
     async fn place(&self, task: &Task) -> Result<Option<Place>, StoreError> {
@@ -85,7 +101,7 @@ fn facts(
         status: task.status,
         queue: task.queue.clone(),
         run_at: task.run_at,
-        error: task.error.clone(),
+        error: None,
         waits_for: task.waits_for,
         needs: needs.unwrap_or_default(),
         queue_paused: report.is_some_and(|report| report.paused),

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use application::providers::NamedBudget;
 use domain::ai::{
-    ModelGlob, ModelRule, PerMinute, Price, PriceList, ProviderName, Quota, ServedModels, Trouble,
+    Budget, ModelGlob, ModelRule, PerMinute, Period, Price, PriceList, ProviderName, Quota, ServedModels,
+    Trouble,
 };
 use providers_adapter::{LatencyRange, OpenAiConfig, ProviderTimeouts, Secret};
 use serde::Deserialize;
@@ -18,6 +20,8 @@ pub struct ProvidersConfig {
     pub providers: Vec<ProviderConfig>,
     /// Rules that go before that order.
     pub rules: Vec<ModelRule>,
+    /// What calls may cost.
+    pub budgets: Vec<NamedBudget>,
 }
 
 /// One provider.
@@ -51,6 +55,7 @@ pub enum ProviderKind {
 pub(super) struct Tables {
     providers: Vec<ProviderTable>,
     models: Vec<ModelTable>,
+    budgets: Vec<BudgetTable>,
 }
 
 /// A text that is not shown.
@@ -110,6 +115,18 @@ struct ModelTable {
     fall_back_on: Option<Vec<String>>,
 }
 
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BudgetTable {
+    name: String,
+    #[serde(default)]
+    providers: Vec<String>,
+    models: Option<String>,
+    period: String,
+    limit: f64,
+    warn_at: Option<f64>,
+}
+
 /// The most calls of one provider under way at once that can be asked for.
 const MOST_IN_FLIGHT: usize = 100_000;
 
@@ -123,6 +140,11 @@ impl Tables {
 
     pub(super) fn add_models(&mut self, value: toml::Value) -> Result<()> {
         self.models = value.try_into().context("models: a list of { models, providers } is expected")?;
+        Ok(())
+    }
+
+    pub(super) fn add_budgets(&mut self, value: toml::Value) -> Result<()> {
+        self.budgets = value.try_into().context("budgets: a list of { name, period, limit } is expected")?;
         Ok(())
     }
 }
@@ -145,7 +167,18 @@ impl Layers {
         };
         domain::ai::ModelRules::new(rules.clone(), providers.iter().map(served).collect())
             .context("[[models]]")?;
-        Ok(ProvidersConfig { providers, rules })
+        let budgets: Vec<NamedBudget> =
+            self.tables.budgets.iter().map(BudgetTable::budget).collect::<Result<_>>()?;
+        for (place, budget) in budgets.iter().enumerate() {
+            if budgets[..place].iter().any(|other| other.name == budget.name) {
+                bail!("[[budgets]]: two are called {}", budget.name);
+            }
+            let is_known = |name: &&ProviderName| providers.iter().any(|known| known.name == **name);
+            if let Some(stranger) = budget.providers.iter().find(|name| !is_known(name)) {
+                bail!("the budget {}: no provider is called {stranger}", budget.name);
+            }
+        }
+        Ok(ProvidersConfig { providers, rules, budgets })
     }
 
     /// Where the file names none.
@@ -291,6 +324,36 @@ impl QuotaTable {
     }
 }
 
+/// The largest budget: a billion.
+const LARGEST_BUDGET: f64 = 1e9;
+/// Where somebody is told, unless the table says otherwise.
+const WARN_AT: f64 = 0.8;
+
+impl BudgetTable {
+    fn budget(&self) -> Result<NamedBudget> {
+        let shown = self.name.chars().take(80).collect::<String>();
+        let read = || -> Result<NamedBudget> {
+            // The name is one as providers have them.
+            let name = ProviderName::new(&self.name)
+                .map_err(|_| anyhow!("name: it is not 1 to 64 letters, digits, '_', '-' or '.'"))?;
+            let period = Period::parse(&self.period).context("period: it is neither day nor month")?;
+            let share = self.warn_at.unwrap_or(WARN_AT);
+            if !(0.0..=LARGEST_BUDGET).contains(&self.limit) {
+                bail!("limit: {} is not between 0 and {LARGEST_BUDGET}", self.limit);
+            }
+            if !(0.0..=1.0).contains(&share) {
+                bail!("warn_at: {share} is not a share between 0 and 1");
+            }
+            let micros = |amount: f64| (amount * 1e6).round() as u64;
+            let budget = Budget { period, limit: micros(self.limit), warn_at: micros(self.limit * share) };
+            let providers = self.providers.iter().map(ProviderName::new).collect::<Result<_, _>>()?;
+            let models = ModelGlob::new(self.models.as_deref().unwrap_or("*"))?;
+            Ok(NamedBudget { name: name.to_string(), providers, models, budget })
+        };
+        read().with_context(|| format!("the budget {shown:?}"))
+    }
+}
+
 impl ModelTable {
     fn rule(&self) -> Result<ModelRule> {
         let shown = self.models.chars().take(80).collect::<String>();
@@ -331,6 +394,13 @@ mod tests {
         kind = "simulated"
         latency = "0s"
 
+        [[budgets]]
+        name = "monthly"
+        providers = ["main", "azure"]
+        models = "gpt-*"
+        period = "month"
+        limit = 50
+
         [[models]]
         models = "gpt-4o*"
         providers = ["main", "azure/eu-4o"]
@@ -367,6 +437,8 @@ mod tests {
         let simulated = &config.providers[2].kind;
         assert!(matches!(simulated, ProviderKind::Simulated(latency) if *latency == LatencyRange::ZERO));
         assert_eq!(config.rules.len(), 1);
+        let expected = Budget { period: Period::Month, limit: 50_000_000, warn_at: 40_000_000 };
+        assert_eq!((config.budgets[0].name.as_str(), config.budgets[0].budget), ("monthly", expected));
     }
 
     #[test]
@@ -410,6 +482,10 @@ mod tests {
             (one("api_key_env = 'A'\napi_key = 'b'"), "together"),
             (one("prices = [{ models = '*', input = -1 }]"), "prices"),
             (one("[[models]]\nmodels = '*'\nproviders = ['b']"), "called b"),
+            (one("[[budgets]]\nname = 'x'\nperiod = 'week'\nlimit = 1"), "neither day nor month"),
+            (one("[[budgets]]\nname = 'x'\nperiod = 'day'\nlimit = -1"), "limit"),
+            (one("[[budgets]]\nname = 'x'\nperiod = 'day'\nlimit = 1\nwarn_at = 80"), "warn_at"),
+            (one("[[budgets]]\nname = 'x'\nproviders = ['b']\nperiod = 'day'\nlimit = 1"), "called b"),
             (one("[[models]]\nmodels = '*'\nproviders = ['a']\nfall_back_on = ['luck']"), "luck"),
             ("[[providers]]\nname = 'a'\nkind = 'azure'".to_owned(), "base_url"),
             ("[[providers]]\nname = 'a b'\nkind = 'openai'".to_owned(), "provider name"),

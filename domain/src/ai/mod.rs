@@ -1,5 +1,6 @@
 //! Work that a model does: what may be asked, what an answer has to be, who is asked, and what it costs.
 
+mod budget;
 mod format;
 mod quota;
 mod request;
@@ -7,6 +8,7 @@ mod routing;
 mod schema;
 mod usage;
 
+pub use budget::{Budget, Period, Purse, Spend};
 pub use format::{MAX_REPAIRS, Misfit, ResponseFormat};
 pub use quota::{Meter, PerMinute, Quota, Step, Verdict};
 pub use request::{

@@ -11,9 +11,10 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{NaiveDate, TimeDelta};
 use serde::{Deserialize, Serialize};
 
+use super::{Budget, Purse, Spend};
 use crate::Timestamp;
 
 /// So many a minute.
@@ -87,6 +88,13 @@ pub struct Meter {
     used: Option<u64>,
     /// What the provider said.
     closed: Option<Closed>,
+    /// What was spent, where this is a budget's.
+    #[serde(skip_serializing_if = "is_untouched")]
+    purse: Purse,
+}
+
+fn is_untouched(purse: &Purse) -> bool {
+    *purse == Purse::default()
 }
 
 /// A provider that is left alone for a while.
@@ -126,6 +134,22 @@ pub enum Step {
         /// Whether it says so of its rates.
         by_rate: bool,
     },
+    /// A call wants to spend as much as this of a budget.
+    Spend {
+        /// Of which.
+        budget: Budget,
+        /// What it costs at most, as far as that is known.
+        most: u64,
+    },
+    /// A call has ended.
+    Pay {
+        /// From which budget.
+        budget: Budget,
+        /// What it was let through by.
+        reserved: u64,
+        /// What it cost.
+        cost: u64,
+    },
     /// The provider has said what is left of its own quota, by its own count.
     Left {
         /// Requests.
@@ -158,6 +182,18 @@ pub enum Verdict {
         /// Whether it said so of its rates: then calls wait for it. Else it is to be paid first.
         by_rate: bool,
     },
+    /// It may be spent, and with this much somebody is to be told.
+    Warn {
+        /// What has been spent.
+        spent: u64,
+    },
+    /// Not in this period: the budget is spent.
+    Spent {
+        /// How much of it.
+        spent: u64,
+        /// The first day of the period.
+        period: NaiveDate,
+    },
     /// Never: it is larger than all that may pass at once.
     TooLarge {
         /// What may.
@@ -182,6 +218,12 @@ impl Meter {
                     self.closed = Some(Closed { until, code, message, by_rate: *by_rate });
                 }
             }
+            Step::Spend { budget, most } => match self.purse.spend(budget, *most, now) {
+                Spend::May { warn: None } => {}
+                Spend::May { warn: Some(spent) } => return Verdict::Warn { spent },
+                Spend::MayNot { spent, period } => return Verdict::Spent { spent, period },
+            },
+            Step::Pay { budget, reserved, cost } => self.purse.settle(budget, *reserved, *cost, now),
             Step::Left { requests, tokens } => {
                 hold_to(&mut self.requests, quota.requests, quota.burst, *requests, now);
                 hold_to(&mut self.tokens, quota.tokens, quota.burst, *tokens, now);

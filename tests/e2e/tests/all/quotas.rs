@@ -7,7 +7,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-on_both_bases!(one_429_pauses_the_provider_for_all_that_wait_and_charges_nobody,);
+on_both_bases!(
+    one_429_pauses_the_provider_for_all_that_wait_and_charges_nobody,
+    twenty_tasks_under_a_budget_for_ten_never_pass_it,
+);
 
 /// One provider, with this in its table.
 async fn start(setup: e2e_tests::Setup, provider: &Provider, more: &str) -> Product {
@@ -111,4 +114,36 @@ async fn a_task_says_that_it_waits_for_a_quota_and_what_is_too_large_for_it_fail
     let failed = api.ended(ask("small").await).await;
     assert_eq!(failed["error"]["code"], "larger_than_quota", "{failed}");
     assert!(failed["error"]["message"].as_str().expect("a text").contains("max_tokens"), "{failed}");
+}
+
+/// However many ask side by side, together they spend what there is, and the rest is told so.
+async fn twenty_tasks_under_a_budget_for_ten_never_pass_it(base: Base) {
+    let provider = Provider::start(vec![using(1, 100)]).await;
+    let more = r#"
+        prices = [{ models = "*", input = 0, output = 1000 }]
+
+        [[budgets]]
+        name = "daily"
+        period = "day"
+        limit = 1.05
+    "#;
+    let product = start(base.setup().workers(2), &provider, more).await;
+    let api = product.api();
+    let input = json!({ "prompt": "Hi", "max_tokens": 100 });
+    let batch = submit(&product, 20, &json!({ "type": "ai.text_generation", "input": input })).await;
+    let ended = api.ended(batch).await;
+    assert_eq!(
+        (&ended["result"]["completed"], &ended["result"]["failed"]),
+        (&json!(10), &json!(10)),
+        "{ended}"
+    );
+    let failed = api.get(&format!("/batches/{batch}/items?status=failed")).await;
+    for item in failed["items"].as_array().expect("items") {
+        assert_eq!(item["error"]["code"], "budget_spent", "{item}");
+        let message = item["error"]["message"].as_str().expect("a text");
+        assert!(message.contains("budget daily has 1.000000 of 1.050000 spent"), "{message}");
+        assert_eq!(item["attempt"], 1, "money does not come back by trying: {item}");
+    }
+    assert_eq!(api.get("/usage").await["total"]["cost_micros"], 1_000_000);
+    assert_eq!(product.logs().matches("the budget daily is nearly spent").count(), 1);
 }
