@@ -33,8 +33,8 @@ const OVERRUN: Duration = Duration::from_secs(5);
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// How long workers' commands, and the reports of those that are gone, are kept.
 const KEEP_REPORTS: Duration = Duration::from_secs(24 * 3600);
-/// How long meters of quotas are kept that nobody uses: no quota needs longer to be whole again.
-const KEEP_METERS: Duration = Duration::from_secs(24 * 3600);
+/// How long meters are kept that nobody uses: a budget of a month has to be remembered to its end.
+const KEEP_METERS: Duration = Duration::from_secs(32 * 24 * 3600);
 /// How much is done in one step.
 const STEP: usize = 500;
 /// How many of a queue's first tasks a sweep puts back. What was popped and lost is among the first.
