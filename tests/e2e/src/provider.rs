@@ -282,7 +282,7 @@ async fn read_request(socket: &mut TcpStream) -> std::io::Result<(Value, String)
 
 async fn start_stream(socket: &mut TcpStream) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     socket.write_all(head.as_bytes()).await
 }
 
