@@ -5,6 +5,7 @@ use std::sync::Arc;
 use domain::{Priority, Progress, QueueName, TaskId, TaskType, Tenant, Timestamp, WorkerName, ai::ModelCall};
 
 use super::running::RunningAttempt;
+use crate::ports::CallBook;
 
 /// The task that a handler runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +52,6 @@ impl TaskContext {
         self.0.recorder.chunk(&self.0, text);
     }
 
-    /// Enters a call of a model into the books. What it used is kept with the attempt, however that ends.
-    pub fn enter_call(&self, call: ModelCall) {
-        self.0.account.enter(call);
-    }
-
     /// Puts down what is known of the last call by now.
     pub fn update_call(&self, update: impl FnOnce(&mut ModelCall)) {
         self.0.account.update_last(update);
@@ -70,5 +66,16 @@ impl TaskContext {
     /// then; blocking ones should look here now and then.
     pub fn is_cancelled(&self) -> bool {
         self.0.is_over()
+    }
+}
+
+/// What its calls of models used is kept with the attempt, however that ends.
+impl CallBook for TaskContext {
+    fn enter(&self, call: ModelCall) {
+        self.0.account.enter(call);
+    }
+
+    fn update_last(&self, update: &mut dyn FnMut(&mut ModelCall)) {
+        self.0.account.update_last(update);
     }
 }

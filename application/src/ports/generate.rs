@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,6 +30,8 @@ pub struct GenerationRequest {
     pub task: i64,
     /// The task's attempt, from 1.
     pub attempt: u32,
+    /// Where its calls are entered.
+    pub books: Books,
 }
 
 impl GenerationRequest {
@@ -54,8 +57,6 @@ pub trait TextGenerator: Send + Sync {
 pub struct Generation {
     /// Who answers, where that was to be chosen.
     pub by: Option<Answering>,
-    /// Calls of others that failed before.
-    pub tried: Vec<ModelCall>,
     /// What the provider says is left of its quota.
     pub left: Left,
     events: Pin<Box<dyn Stream<Item = Result<GenerationEvent, GeneratorError>> + Send>>,
@@ -75,12 +76,12 @@ pub struct Answering {
 impl Generation {
     /// A generation of these events.
     pub fn new(events: impl Stream<Item = Result<GenerationEvent, GeneratorError>> + Send + 'static) -> Self {
-        Self { by: None, tried: Vec::new(), left: Left::default(), events: Box::pin(events) }
+        Self { by: None, left: Left::default(), events: Box::pin(events) }
     }
 
-    /// The same, by somebody who was chosen after these calls had failed.
-    pub fn answered_by(self, by: Answering, tried: Vec<ModelCall>) -> Self {
-        Self { by: Some(by), tried, ..self }
+    /// The same, by somebody who was chosen.
+    pub fn answered_by(self, by: Answering) -> Self {
+        Self { by: Some(by), ..self }
     }
 
     /// The same, with an event before the others; somebody listens to all of them, and is dropped with the stream.
@@ -109,7 +110,7 @@ impl Stream for Generation {
 
 impl std::fmt::Debug for Generation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Generation").field("by", &self.by).field("tried", &self.tried).finish_non_exhaustive()
+        f.debug_struct("Generation").field("by", &self.by).finish_non_exhaustive()
     }
 }
 
@@ -120,6 +121,54 @@ pub struct Left {
     pub requests: Option<u64>,
     /// Tokens.
     pub tokens: Option<u64>,
+}
+
+/// Keeps the calls of an attempt.
+pub trait CallBook: Send + Sync {
+    /// A call begins.
+    fn enter(&self, call: ModelCall);
+
+    /// Puts down what is known of the last one by now.
+    fn update_last(&self, update: &mut dyn FnMut(&mut ModelCall));
+}
+
+/// Where calls are entered as they begin: one that is let go before anybody answers may be billed all the same. By default
+/// nobody keeps them.
+#[derive(Clone, Default)]
+pub struct Books(Option<Arc<dyn CallBook>>);
+
+impl Books {
+    /// Kept here.
+    pub fn kept_by(book: impl CallBook + 'static) -> Self {
+        Self(Some(Arc::new(book)))
+    }
+
+    /// A call begins.
+    pub fn enter(&self, call: ModelCall) {
+        if let Some(book) = &self.0 {
+            book.enter(call);
+        }
+    }
+
+    /// Puts down what is known of the last one by now.
+    pub fn update_last(&self, mut update: impl FnMut(&mut ModelCall)) {
+        if let Some(book) = &self.0 {
+            book.update_last(&mut update);
+        }
+    }
+}
+
+impl std::fmt::Debug for Books {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Books(kept)" } else { "Books(nobody's)" })
+    }
+}
+
+/// Who keeps the books is no part of what is asked.
+impl PartialEq for Books {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// What comes out of a generation.
@@ -184,6 +233,8 @@ pub struct EmbeddingRequest {
     pub task: i64,
     /// The task's attempt, from 1.
     pub attempt: u32,
+    /// Where its calls are entered.
+    pub books: Books,
 }
 
 /// Vectors of texts.
@@ -197,8 +248,6 @@ pub struct Embeddings {
     pub model: Option<String>,
     /// Who answered, where that was to be chosen.
     pub by: Option<Answering>,
-    /// Calls of others that failed before.
-    pub tried: Vec<ModelCall>,
     /// What the provider says is left of its quota.
     pub left: Left,
 }
@@ -227,8 +276,6 @@ pub struct GeneratorError {
     pub retry_after: Option<Duration>,
     /// Whether the provider may have billed something.
     pub billed: bool,
-    /// The calls that came to this, where several were made.
-    pub tried: Vec<ModelCall>,
 }
 
 impl From<GeneratorError> for Failure {

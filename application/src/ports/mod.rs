@@ -26,7 +26,7 @@ pub use fleet::{
 };
 pub use flows::{BatchItems, FlowStored, FollowedUp, Needed, NewNeed, NewNode, links, open_needs};
 pub use generate::{
-    Answering, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
+    Answering, Books, CallBook, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
     GenerationRequest, GeneratorError, Left, TextGenerator,
 };
 pub use inbox::{Accepted, InboxStore, Letter, TakenIn};

@@ -11,7 +11,7 @@ use super::{
     Provider, Shared,
     gate::{Estimate, Gate, Place},
 };
-use crate::{ports::Answering, ports::GeneratorError};
+use crate::ports::{Answering, Books, GeneratorError};
 
 pub(super) struct Asking<'a> {
     shared: &'a Shared,
@@ -22,7 +22,7 @@ pub(super) struct Asking<'a> {
     candidates: VecDeque<Candidate>,
     fall_back_on: Vec<Trouble>,
     errors: Vec<(Candidate, GeneratorError)>,
-    tried: Vec<ModelCall>,
+    books: Books,
 }
 
 /// Whose turn it is.
@@ -34,7 +34,7 @@ pub(super) struct Turn<'a> {
 }
 
 impl<'a> Asking<'a> {
-    pub(super) fn new(shared: &'a Shared, operation: Operation, model: &str, estimate: Estimate) -> Self {
+    pub(super) fn new(shared: &'a Shared, operation: Operation, model: &str, estimate: Estimate, books: Books) -> Self {
         let (candidates, fall_back_on) = shared.rules.candidates(model);
         Self {
             shared,
@@ -44,7 +44,7 @@ impl<'a> Asking<'a> {
             candidates: candidates.into(),
             fall_back_on: fall_back_on.to_vec(),
             errors: Vec::new(),
-            tried: Vec::new(),
+            books,
         }
     }
 
@@ -54,24 +54,36 @@ impl<'a> Asking<'a> {
             let named = |(provider, _): &&(Provider, Gate)| provider.name == candidate.provider;
             let Some((provider, gate)) = self.shared.providers.iter().find(named) else { continue };
             match gate.enter(&candidate.model, self.estimate).await {
-                Ok(place) => return Some(Turn { provider, model: candidate.model, gate, place }),
+                Ok(place) => {
+                    let turn = Turn { provider, model: candidate.model, gate, place };
+                    self.enter(&turn);
+                    return Some(turn);
+                }
                 Err(error) => self.take(candidate, error),
             }
         }
         None
     }
 
+    /// The call begins. Until somebody answers it counts with what there is to read.
+    fn enter(&self, turn: &Turn<'_>) {
+        let mut call = ModelCall::new(self.operation, turn.provider.name.clone(), &turn.model);
+        let usage = Usage { input_tokens: self.estimate.input, output_tokens: 0, estimated: true };
+        call.charge(usage, turn.provider.prices.of(&turn.model));
+        self.books.enter(call);
+    }
+
     /// The call failed before anything was written.
     pub(super) fn failed(&mut self, mut turn: Turn<'a>, error: GeneratorError) {
         turn.place.failed(&error);
         turn.gate.note(&turn.model, &error);
-        let mut call = ModelCall::new(self.operation, turn.provider.name.clone(), &turn.model);
-        call.error = Some(error.code.clone());
-        let read = if error.billed { self.estimate.input } else { 0 };
-        let usage = Usage { input_tokens: read, output_tokens: 0, estimated: error.billed };
-        call.charge(usage, turn.provider.prices.of(&turn.model));
-        super::log_call(&call);
-        self.tried.push(call);
+        self.books.update_last(|call| {
+            call.error = Some(error.code.clone());
+            if !error.billed {
+                call.charge(Usage::default(), turn.provider.prices.of(&turn.model));
+            }
+            super::log_call(call);
+        });
         self.take(Candidate { provider: turn.provider.name.clone(), model: turn.model }, error);
     }
 
@@ -83,10 +95,10 @@ impl<'a> Asking<'a> {
     }
 
     /// Somebody answers.
-    pub(super) fn answered(self, turn: Turn<'a>) -> (Answering, Vec<ModelCall>, Place) {
+    pub(super) fn answered(self, turn: Turn<'a>) -> (Answering, Place) {
         let price = turn.provider.prices.of(&turn.model);
         let by = Answering { provider: turn.provider.name.clone(), model: turn.model, price };
-        (by, self.tried, turn.place)
+        (by, turn.place)
     }
 
     /// What all of them came to.
@@ -104,7 +116,6 @@ impl<'a> Asking<'a> {
                 message,
                 retry_after: None,
                 billed: false,
-                tried: Vec::new(),
             };
         };
         let billed = self.errors.iter().any(|(_, error)| error.billed);
@@ -115,6 +126,6 @@ impl<'a> Asking<'a> {
         if !others.is_empty() {
             error.message.push_str(&format!(" (others did not answer either: {})", others.join(", ")));
         }
-        GeneratorError { retry_after, billed, tried: self.tried, ..error }
+        GeneratorError { retry_after, billed, ..error }
     }
 }

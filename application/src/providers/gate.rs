@@ -311,7 +311,6 @@ impl Gate {
             message: format!("{}: {said}", self.provider),
             retry_after,
             billed: false,
-            tried: Vec::new(),
         }
     }
 }

@@ -121,7 +121,7 @@ impl TextGenerator for Providers {
             output: request.sampling.max_tokens.map_or(OUTPUT, u64::from),
             again: request.attempt > 1,
         };
-        let mut asking = Asking::new(&self.shared, Operation::Chat, &request.model, estimate);
+        let mut asking = Asking::new(&self.shared, Operation::Chat, &request.model, estimate, request.books.clone());
         while let Some(turn) = asking.next().await {
             let request = GenerationRequest { model: turn.model.clone(), ..request.clone() };
             // The first event decides: an error that comes in a stream's place of a token is an error like others.
@@ -136,9 +136,9 @@ impl TextGenerator for Providers {
             match begun {
                 Ok((generation, first)) => {
                     turn.gate.left(&turn.model, generation.left.requests, generation.left.tokens);
-                    let (by, tried, mut place) = asking.answered(turn);
+                    let (by, mut place) = asking.answered(turn);
                     let answer = generation.heard_by(first, move |event| place.hear(event));
-                    return Ok(answer.answered_by(by, tried));
+                    return Ok(answer.answered_by(by));
                 }
                 Err(error) => asking.failed(turn, error),
             }
@@ -160,15 +160,15 @@ impl Embedder for Providers {
     async fn embed(&self, request: EmbeddingRequest) -> Result<Embeddings, GeneratorError> {
         let chars = request.texts.iter().map(|text| text.chars().count() as u64).sum();
         let estimate = Estimate { input: estimate_tokens(chars), output: 0, again: request.attempt > 1 };
-        let mut asking = Asking::new(&self.shared, Operation::Embeddings, &request.model, estimate);
+        let mut asking = Asking::new(&self.shared, Operation::Embeddings, &request.model, estimate, request.books.clone());
         while let Some(turn) = asking.next().await {
             let request = EmbeddingRequest { model: turn.model.clone(), ..request.clone() };
             match turn.provider.embedder.embed(request).await {
                 Ok(embeddings) => {
                     turn.gate.left(&turn.model, embeddings.left.requests, embeddings.left.tokens);
-                    let (by, tried, mut place) = asking.answered(turn);
+                    let (by, mut place) = asking.answered(turn);
                     place.used(embeddings.usage);
-                    return Ok(Embeddings { by: Some(by), tried, ..embeddings });
+                    return Ok(Embeddings { by: Some(by), ..embeddings });
                 }
                 Err(error) => asking.failed(turn, error),
             }
@@ -186,7 +186,6 @@ fn cut() -> GeneratorError {
         message: "the provider's stream ended before the first token".to_owned(),
         retry_after: None,
         billed: true,
-        tried: Vec::new(),
     }
 }
 

@@ -8,14 +8,14 @@ use std::{
 
 use domain::{
     AttemptOutcome, ErrorClass, Json, Status, Tenant,
-    ai::{InvalidRule, ModelGlob, ModelRule, Price, PriceList, ProviderName, Trouble, Usage, UsageGrouping},
+    ai::{InvalidRule, ModelCall, ModelGlob, ModelRule, Price, PriceList, ProviderName, Trouble, Usage, UsageGrouping},
 };
 use futures_util::{StreamExt, stream};
 
 use super::{Provider, Providers};
 use crate::{
     ports::{
-        Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
+        Books, CallBook, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
         GenerationRequest, GeneratorError, Left, MockEmbedder, MockTextGenerator, TaskStore, TextGenerator,
     },
     task_types::{Models, built_in},
@@ -44,7 +44,6 @@ fn trouble(trouble: Trouble, code: &str, wait: Option<u64>) -> GeneratorError {
         retry_after: wait.map(Duration::from_secs),
         // As the adapter for real servers has it: a call that was turned away costs nothing.
         billed: class == ErrorClass::Transient && !matches!(code, "connect_failed" | "http_503"),
-        tried: Vec::new(),
     }
 }
 
@@ -86,6 +85,23 @@ fn request(model: &str) -> GenerationRequest {
     GenerationRequest { model: model.to_owned(), ..GenerationRequest::default() }
 }
 
+/// Books, and what was entered into them so far.
+fn book() -> (Books, impl Fn() -> Vec<ModelCall>) {
+    #[derive(Clone, Default)]
+    struct Book(Arc<Mutex<Vec<ModelCall>>>);
+    impl CallBook for Book {
+        fn enter(&self, call: ModelCall) {
+            self.0.lock().expect("not poisoned").push(call);
+        }
+
+        fn update_last(&self, update: &mut dyn FnMut(&mut ModelCall)) {
+            self.0.lock().expect("not poisoned").last_mut().into_iter().for_each(update);
+        }
+    }
+    let book = Book::default();
+    (Books::kept_by(book.clone()), move || book.0.lock().expect("not poisoned").clone())
+}
+
 fn asked(asked: &Asked) -> Vec<String> {
     std::mem::take(&mut *asked.lock().expect("not poisoned"))
 }
@@ -111,13 +127,16 @@ async fn another_provider_is_asked_by_the_kind_of_the_error() {
         for said_at in [Err(said.clone()), Ok(vec![Err(said.clone())])] {
             let calls = Asked::default();
             let all = vec![provider("a", &calls, vec![said_at]), provider("b", &calls, vec![text("hi")])];
-            let answer = of(all, Vec::new()).expect("providers").generate(request("m")).await;
+            let (book, kept) = book();
+            let asking = GenerationRequest { books: book, ..request("m") };
+            let answer = of(all, Vec::new()).expect("providers").generate(asking).await;
             assert_eq!(answer.is_ok(), goes_on, "{said:?}");
             assert_eq!(asked(&calls).len(), 1 + usize::from(goes_on), "{said:?}");
             match answer {
                 Ok(answer) => {
                     assert_eq!(answer.by.expect("somebody").provider.as_str(), "b");
-                    assert_eq!(answer.tried[0].error.as_deref(), Some(said.code.as_str()));
+                    let errors: Vec<_> = kept().into_iter().map(|call| call.error).collect();
+                    assert_eq!(errors, [Some(said.code.clone()), None]);
                 }
                 Err(error) => assert_eq!((&error.code, error.class), (&said.code, said.class)),
             }
@@ -221,15 +240,15 @@ async fn embeddings_fall_back_as_well() {
         usage: Usage::default(),
         model: None,
         by: None,
-        tried: Vec::new(),
         left: Left::default(),
     };
     let all = vec![with("a", Err(trouble(Trouble::Overloaded, "http_503", None))), with("b", Ok(answer))];
     let providers = of(all, Vec::new()).expect("providers");
+    let (books, kept) = book();
     let request =
-        EmbeddingRequest { model: "m".into(), texts: vec!["x".into()], ..EmbeddingRequest::default() };
+        EmbeddingRequest { model: "m".into(), texts: vec!["x".into()], books, ..EmbeddingRequest::default() };
     let answer = providers.embed(request).await.expect("an answer");
-    assert_eq!((answer.by.expect("somebody").provider.as_str(), answer.tried.len()), ("b", 1));
+    assert_eq!((answer.by.expect("somebody").provider.as_str(), kept().len()), ("b", 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,4 +302,29 @@ async fn every_call_of_every_attempt_is_kept_with_its_cost() {
     let groups: Vec<_> =
         report.groups.iter().map(|group| (group.key.as_str(), group.spending.cost_micros)).collect();
     assert_eq!((groups, report.total.cost_micros), (vec![("b", 6_400), ("a", 1_000)], 7_400));
+}
+
+/// It may be billed, though nobody ever saw a token of it.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_let_go_before_anybody_answers_is_kept() {
+    let mut silent = provider("a", &Asked::default(), vec![]);
+    let mut generator = MockTextGenerator::new();
+    generator.expect_generate().returning(|_| Ok(Generation::new(stream::pending())));
+    silent.generator = Arc::new(generator);
+    let providers = Arc::new(of(vec![priced(silent, 1.0, 1.0)], Vec::new()).expect("providers"));
+    let product = Product::with(|store, _| {
+        let generator = Arc::clone(&providers) as Arc<dyn TextGenerator>;
+        built_in(&Models { generator, embedder: providers, store, largest_result: LARGEST_RESULT })
+    });
+    let _worker = product.worker(1);
+    let input = format!(r#"{{"prompt":"{}","model":"m"}}"#, "p".repeat(4_000));
+    let id =
+        product.submit("ai.text_generation", |task| task.input = Json::parse(input).expect("JSON")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    product.tasks.cancel(&Tenant::default(), id).await.expect("asked to stop");
+    assert_eq!(product.end_of(id).await.status, Status::Cancelled);
+    let attempts = product.store.attempts(&Tenant::default(), id).await.expect("readable").expect("known");
+    let [call] = &attempts[0].calls[..] else { panic!("one call: {attempts:?}") };
+    assert_eq!(call.error.as_deref(), Some("cancelled"));
+    assert_eq!((call.usage.input_tokens, call.usage.estimated, call.cost_micros), (1_000, true, Some(1_000)));
 }

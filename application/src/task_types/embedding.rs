@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     handler::TaskContext,
-    ports::{EmbeddingRequest, Embeddings},
+    ports::{Books, EmbeddingRequest, Embeddings},
     providers::log_call,
     registry::{Output, TaskTypeSpec},
 };
@@ -76,6 +76,7 @@ async fn embed(models: Models, context: TaskContext, input: EmbeddingInput) -> R
         dimensions: input.dimensions,
         task: context.task().id.0,
         attempt: context.task().attempt,
+        books: Books::kept_by(context.clone()),
     };
     let answered = tokio::select! {
         answered = models.embedder.embed(request) => answered,
@@ -83,13 +84,9 @@ async fn embed(models: Models, context: TaskContext, input: EmbeddingInput) -> R
     };
     let embeddings = match answered {
         Ok(embeddings) => embeddings,
-        Err(error) => {
-            error.tried.iter().for_each(|call| context.enter_call(call.clone()));
-            return Err(error.into());
-        }
+        Err(error) => return Err(error.into()),
     };
-    let Embeddings { vectors, usage, model: answering, by, tried, .. } = embeddings;
-    tried.into_iter().for_each(|call| context.enter_call(call));
+    let Embeddings { vectors, usage, model: answering, by, .. } = embeddings;
     let mut details = json!({
         "model": answering.as_ref().unwrap_or(&model),
         "dimensions": vectors.first().map_or(0, Vec::len),
@@ -100,15 +97,15 @@ async fn embed(models: Models, context: TaskContext, input: EmbeddingInput) -> R
         },
     });
     if let Some(by) = by {
-        let mut call = ModelCall::new(Operation::Embeddings, by.provider, by.model);
-        call.response_model = answering;
-        call.charge(usage, by.price);
-        details["provider"] = json!(call.provider);
-        if let Some(cost) = call.cost_micros {
-            details["cost_micros"] = json!(cost);
+        details["provider"] = json!(by.provider);
+        if let Some(price) = by.price {
+            details["cost_micros"] = json!(price.of(usage));
         }
-        log_call(&call);
-        context.enter_call(call);
+        context.update_call(|call| {
+            call.response_model = answering.clone();
+            call.charge(usage, by.price);
+            log_call(call);
+        });
     }
     if vectors.len() != asked {
         let message = format!("the provider answered {} vectors for {asked} texts", vectors.len());

@@ -291,7 +291,6 @@ pub(super) fn after_acceptance(code: &str, message: String) -> GeneratorError {
         message,
         retry_after: None,
         billed: true,
-        tried: Vec::new(),
     }
 }
 

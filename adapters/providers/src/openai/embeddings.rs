@@ -128,7 +128,7 @@ fn read(bytes: &[u8], request: &EmbeddingRequest) -> Result<Embeddings, Generato
         output_tokens: 0,
         estimated: counted.is_none(),
     };
-    Ok(Embeddings { vectors, usage, model: answer.model, by: None, tried: Vec::new(), left: Left::default() })
+    Ok(Embeddings { vectors, usage, model: answer.model, by: None, left: Left::default() })
 }
 
 fn invalid(why: &str) -> GeneratorError {

@@ -175,7 +175,7 @@ impl Complaint {
             (words, None) => format!("the provider broke off: {words}"),
         };
         let message = if hint.is_empty() { said } else { format!("{said} ({hint})") };
-        GeneratorError { class, trouble, code, message, retry_after, billed, tried: Vec::new() }
+        GeneratorError { class, trouble, code, message, retry_after, billed }
     }
 
     fn verdict(&self) -> (ErrorClass, String, &'static str) {

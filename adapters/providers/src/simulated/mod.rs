@@ -179,7 +179,7 @@ impl Embedder for SimulatedGenerator {
             sleep_until(started + latency).await;
         }
         let model = Some(format!("simulated-{}", request.model));
-        Ok(Embeddings { vectors, usage, model, by: None, tried: Vec::new(), left: Left::default() })
+        Ok(Embeddings { vectors, usage, model, by: None, left: Left::default() })
     }
 }
 

@@ -21,7 +21,6 @@ fn product(vectors: Vec<Vec<f32>>) -> Product {
             usage,
             model,
             by: None,
-            tried: Vec::new(),
             left: Left::default(),
         })
     });

@@ -34,7 +34,6 @@ fn broken(code: &str, class: ErrorClass) -> Event {
         message: "the test says so".to_owned(),
         retry_after: None,
         billed: true,
-        tried: Vec::new(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use domain::{
     ErrorClass, Failure,
-    ai::{ModelCall, Operation, Price, Usage, estimate_tokens},
+    ai::{Price, Usage, estimate_tokens},
 };
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -43,10 +43,7 @@ pub(super) async fn ask(
     };
     match started {
         Ok(generation) => Reading::begin(context, generation, read, live, before).read_on().await,
-        Err(error) => {
-            error.tried.iter().for_each(|call| context.enter_call(call.clone()));
-            Err(error.into())
-        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -66,15 +63,11 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn begin(
         context: &'a TaskContext,
-        mut generation: Generation,
+        generation: Generation,
         read: u64,
         live: bool,
         before: usize,
     ) -> Self {
-        std::mem::take(&mut generation.tried).into_iter().for_each(|call| context.enter_call(call));
-        if let Some(by) = &generation.by {
-            context.enter_call(ModelCall::new(Operation::Chat, by.provider.clone(), &by.model));
-        }
         let price = generation.by.as_ref().and_then(|by| by.price);
         let (text, tool_calls) = (String::new(), Vec::new());
         let reading = Self { context, generation, price, read, live, text, written: 0, before, tool_calls };

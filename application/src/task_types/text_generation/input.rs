@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::OneOrMany;
-use crate::ports::GenerationRequest;
+use crate::{
+    handler::TaskContext,
+    ports::{Books, GenerationRequest},
+};
 
 /// The model of tasks that name none.
 pub const DEFAULT_MODEL: &str = "gpt-3.5-turbo";
@@ -134,7 +137,7 @@ impl TextGenerationInput {
     }
 
     /// What is asked of the model.
-    pub(super) fn request(self, task: i64, attempt: u32) -> GenerationRequest {
+    pub(super) fn request(self, context: &TaskContext) -> GenerationRequest {
         let sampling = self.sampling();
         let system = self.system.map(|text| Message::text(Role::System, text));
         let prompt = self.prompt.map(|text| Message::text(Role::User, text));
@@ -144,8 +147,9 @@ impl TextGenerationInput {
             model: self.model.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             sampling,
             format: self.response_format,
-            task,
-            attempt,
+            task: context.task().id.0,
+            attempt: context.task().attempt,
+            books: Books::kept_by(context.clone()),
         }
     }
 }

@@ -17,7 +17,7 @@ pub use self::input::{DEFAULT_MODEL, TextGenerationInput};
 use super::Models;
 use crate::{
     handler::TaskContext,
-    ports::{FinishReason, GenerationRequest, TaskStore, TextGenerator},
+    ports::{Books, FinishReason, GenerationRequest, TaskStore, TextGenerator},
     registry::{Output, TaskTypeSpec},
 };
 
@@ -47,7 +47,7 @@ async fn generate(
         .map_err(|error| Failure::permanent("invalid_input", format!("the input is not valid: {error}")))?;
     context.progress(0, 100, Some("waiting for the model"));
     let (repairs, continues) = (input.repairs(), input.continues());
-    let mut request = input.request(context.task().id.0, context.task().attempt);
+    let mut request = input.request(&context);
     let model = request.model.clone();
     let format = request.format.clone().filter(ResponseFormat::is_json);
     let mut before = String::new();
@@ -118,6 +118,7 @@ pub(super) async fn write(
         messages: vec![Message::text(Role::User, prompt)],
         task: context.task().id.0,
         attempt: context.task().attempt,
+        books: Books::kept_by(context.clone()),
         ..GenerationRequest::default()
     };
     let answer = ask(generator, context, request, true, 0).await?;
