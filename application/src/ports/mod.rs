@@ -26,8 +26,8 @@ pub use fleet::{
 };
 pub use flows::{BatchItems, FlowStored, FollowedUp, Needed, NewNeed, NewNode, links, open_needs};
 pub use generate::{
-    Answering, Books, CallBook, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
-    GenerationRequest, GeneratorError, Left, TextGenerator,
+    Answering, Books, CallBook, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation,
+    GenerationEvent, GenerationRequest, GeneratorError, Left, TextGenerator,
 };
 pub use inbox::{Accepted, InboxStore, Letter, TakenIn};
 pub use order::{Order, Popped, Waiting};

@@ -34,7 +34,13 @@ pub(super) struct Turn<'a> {
 }
 
 impl<'a> Asking<'a> {
-    pub(super) fn new(shared: &'a Shared, operation: Operation, model: &str, estimate: Estimate, books: Books) -> Self {
+    pub(super) fn new(
+        shared: &'a Shared,
+        operation: Operation,
+        model: &str,
+        estimate: Estimate,
+        books: Books,
+    ) -> Self {
         let (candidates, fall_back_on) = shared.rules.candidates(model);
         Self {
             shared,

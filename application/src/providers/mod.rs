@@ -121,7 +121,8 @@ impl TextGenerator for Providers {
             output: request.sampling.max_tokens.map_or(OUTPUT, u64::from),
             again: request.attempt > 1,
         };
-        let mut asking = Asking::new(&self.shared, Operation::Chat, &request.model, estimate, request.books.clone());
+        let mut asking =
+            Asking::new(&self.shared, Operation::Chat, &request.model, estimate, request.books.clone());
         while let Some(turn) = asking.next().await {
             let request = GenerationRequest { model: turn.model.clone(), ..request.clone() };
             // The first event decides: an error that comes in a stream's place of a token is an error like others.
@@ -160,7 +161,8 @@ impl Embedder for Providers {
     async fn embed(&self, request: EmbeddingRequest) -> Result<Embeddings, GeneratorError> {
         let chars = request.texts.iter().map(|text| text.chars().count() as u64).sum();
         let estimate = Estimate { input: estimate_tokens(chars), output: 0, again: request.attempt > 1 };
-        let mut asking = Asking::new(&self.shared, Operation::Embeddings, &request.model, estimate, request.books.clone());
+        let mut asking =
+            Asking::new(&self.shared, Operation::Embeddings, &request.model, estimate, request.books.clone());
         while let Some(turn) = asking.next().await {
             let request = EmbeddingRequest { model: turn.model.clone(), ..request.clone() };
             match turn.provider.embedder.embed(request).await {

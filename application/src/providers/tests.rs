@@ -8,15 +8,19 @@ use std::{
 
 use domain::{
     AttemptOutcome, ErrorClass, Json, Status, Tenant,
-    ai::{InvalidRule, ModelCall, ModelGlob, ModelRule, Price, PriceList, ProviderName, Trouble, Usage, UsageGrouping},
+    ai::{
+        InvalidRule, ModelCall, ModelGlob, ModelRule, Price, PriceList, ProviderName, Trouble, Usage,
+        UsageGrouping,
+    },
 };
 use futures_util::{StreamExt, stream};
 
 use super::{Provider, Providers};
 use crate::{
     ports::{
-        Books, CallBook, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation, GenerationEvent,
-        GenerationRequest, GeneratorError, Left, MockEmbedder, MockTextGenerator, TaskStore, TextGenerator,
+        Books, CallBook, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation,
+        GenerationEvent, GenerationRequest, GeneratorError, Left, MockEmbedder, MockTextGenerator, TaskStore,
+        TextGenerator,
     },
     task_types::{Models, built_in},
     testing::Product,
@@ -235,13 +239,8 @@ async fn embeddings_fall_back_as_well() {
         Provider { embedder: Arc::new(embedder), ..provider(name, &calls, vec![]) }
     };
     let vectors = vec![vec![1.0]];
-    let answer = Embeddings {
-        vectors,
-        usage: Usage::default(),
-        model: None,
-        by: None,
-        left: Left::default(),
-    };
+    let answer =
+        Embeddings { vectors, usage: Usage::default(), model: None, by: None, left: Left::default() };
     let all = vec![with("a", Err(trouble(Trouble::Overloaded, "http_503", None))), with("b", Ok(answer))];
     let providers = of(all, Vec::new()).expect("providers");
     let (books, kept) = book();

@@ -2,7 +2,7 @@
 
 use domain::{
     Failure, Json,
-    ai::{EmbeddingLimits, InvalidRequest, ModelCall, Operation},
+    ai::{EmbeddingLimits, InvalidRequest},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;

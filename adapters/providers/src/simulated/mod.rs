@@ -397,7 +397,8 @@ mod tests {
     async fn the_same_text_has_the_same_vector() {
         let generator = SimulatedGenerator::new(LatencyRange::ZERO);
         let texts = vec!["one text".to_owned(), "another".to_owned(), "one text".to_owned()];
-        let request = EmbeddingRequest { model: "m".into(), texts, dimensions: Some(8), task: 1, attempt: 1 };
+        let request =
+            EmbeddingRequest { model: "m".into(), texts, dimensions: Some(8), ..EmbeddingRequest::default() };
         let Embeddings { vectors, usage, .. } = generator.embed(request).await.unwrap();
         assert_eq!((vectors.len(), usage.input_tokens), (3, 5));
         assert!(vectors.iter().all(|vector| vector.len() == 8));

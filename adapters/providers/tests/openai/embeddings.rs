@@ -11,7 +11,13 @@ const VECTORS: &str = r#"{"model":"e-1","data":[{"index":0,"embedding":[0.5]},{"
 async fn embed(stub: &Stub) -> Result<Embeddings, GeneratorError> {
     let texts = vec!["a".to_owned(), "b".to_owned()];
     stub.generator()
-        .embed(EmbeddingRequest { model: "e".into(), texts, dimensions: Some(1), task: 17, attempt: 1 })
+        .embed(EmbeddingRequest {
+            model: "e".into(),
+            texts,
+            dimensions: Some(1),
+            task: 17,
+            ..EmbeddingRequest::default()
+        })
         .await
 }
 

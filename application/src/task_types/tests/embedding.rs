@@ -16,13 +16,7 @@ fn product(vectors: Vec<Vec<f32>>) -> Product {
     embedder.expect_embed().returning(move |request| {
         let usage = Usage { input_tokens: request.texts.len() as u64, ..Usage::default() };
         let model = Some(format!("{}-1", request.model));
-        Ok(Embeddings {
-            vectors: vectors.clone(),
-            usage,
-            model,
-            by: None,
-            left: Left::default(),
-        })
+        Ok(Embeddings { vectors: vectors.clone(), usage, model, by: None, left: Left::default() })
     });
     let embedder = Arc::new(embedder);
     Product::with(|store, _| built_in(&Models { embedder, ..silent(store) }))

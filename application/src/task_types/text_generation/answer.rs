@@ -61,13 +61,7 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn begin(
-        context: &'a TaskContext,
-        generation: Generation,
-        read: u64,
-        live: bool,
-        before: usize,
-    ) -> Self {
+    fn begin(context: &'a TaskContext, generation: Generation, read: u64, live: bool, before: usize) -> Self {
         let price = generation.by.as_ref().and_then(|by| by.price);
         let (text, tool_calls) = (String::new(), Vec::new());
         let reading = Self { context, generation, price, read, live, text, written: 0, before, tool_calls };
