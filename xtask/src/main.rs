@@ -10,6 +10,7 @@ mod documents;
 mod faults;
 mod layers;
 mod openapi;
+mod platforms;
 mod process;
 mod report;
 mod servers;

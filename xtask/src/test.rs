@@ -8,7 +8,7 @@ use clap::Args;
 use crate::{
     check,
     clients::{self, Clients, Part},
-    openapi, process,
+    openapi, platforms, process,
     report::{Count, Report},
     servers::{Postgres, Redis},
     tools::{self, Search, Tool, Tools},
@@ -61,6 +61,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     }
     if options.filter.is_none() {
         check::rules(workspace, &mut report);
+        platforms::run(workspace, &mut report);
     }
     report.part("rust tests", || rust_tests(workspace, &tools, options));
     if options.filter.is_none() {
@@ -76,10 +77,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     Ok(report.finish())
 }
 
-/// The binaries first: the end-to-end tests start them.
+/// The binaries first: the end-to-end tests start them. With the features of the tests, or all is compiled twice.
 fn build(workspace: &Workspace) -> Result<Count> {
     let mut command = Command::new("cargo");
-    process::run(command.args(["build", "-p", "task-runner", "--bins"]).current_dir(&workspace.root))?;
+    command.args(["build", "--workspace", "--all-features", "--bins"]).current_dir(&workspace.root);
+    process::run(&command)?;
     Ok(Count::default())
 }
 
