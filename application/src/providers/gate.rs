@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use domain::{
     ErrorClass,
     ai::{
-        Budget, ModelGlob, Period, Price, PriceList, ProviderName, Quota, Step, Trouble, Verdict,
+        Budget, ModelGlob, Price, PriceList, ProviderName, Quota, Refusal, Step, Trouble, Verdict,
         estimate_tokens,
     },
 };
@@ -161,17 +161,18 @@ impl Gate {
         for (held, verdict) in held.into_iter().zip(verdicts) {
             match verdict {
                 Verdict::Pass => passed.push(held),
-                Verdict::Warn { spent } => {
-                    self.warn(&held.meter, spent);
+                Verdict::Warn { spent, limit } => {
+                    let (spent, limit) = (money(spent), money(limit));
+                    tracing::warn!(spent, limit, "the {} is nearly spent", held.meter);
                     passed.push(held);
                 }
-                verdict => refusal = refusal.or_else(|| Some(self.refused(model, &held, verdict))),
+                Verdict::Refused(why) => refusal = refusal.or(Some((held.meter, why))),
             }
         }
-        if let Some(error) = refusal {
+        if let Some((meter, why)) = refusal {
             // All or nothing.
             self.meters.leave(passed.iter().map(|held| held.settlement(None, price)).collect());
-            return Err(error);
+            return Err(self.refused(model, &meter, why));
         }
         let meters = self.meters.clone();
         let reserved = Reserved { meters, held: passed, estimate, price, written: 0, used: None };
@@ -192,24 +193,13 @@ impl Gate {
             let Some(price) = price else {
                 let said =
                     format!("the budget {name} cannot count {model}, which has no price: add it to prices");
-                let error = self.held_up("unpriced_model", said, None);
-                return Err(GeneratorError {
-                    class: ErrorClass::Permanent,
-                    trouble: Trouble::Quota,
-                    ..error
-                });
+                return Err(self.unpaid("unpriced_model", said));
             };
             let (input_tokens, output_tokens) = (estimate.input, estimate.output);
             let most = price.of(Usage { input_tokens, output_tokens, estimated: true });
             held.push(Held { meter: format!("budget {name}"), of: Of::Money(*budget, most) });
         }
         Ok(held)
-    }
-
-    fn warn(&self, meter: &str, spent: u64) {
-        let limit = self.budgets.iter().find(|budget| meter == format!("budget {}", budget.name));
-        let limit = limit.map_or(0, |budget| budget.budget.limit);
-        tracing::warn!(spent = money(spent), limit = money(limit), "the {meter} is nearly spent");
     }
 
     /// Takes note of what a provider said.
@@ -250,49 +240,29 @@ impl Gate {
         })
     }
 
-    fn refused(&self, model: &str, held: &Held, verdict: Verdict) -> GeneratorError {
-        match verdict {
-            Verdict::ComeBack { after, limit: (what, most) } => {
+    fn refused(&self, model: &str, meter: &str, why: Refusal) -> GeneratorError {
+        match why {
+            Refusal::ComeBack { after, limit: (what, most) } => {
                 let said = format!("it may be asked for {most} {what} a minute of {model}");
                 self.held_up("quota_used_up", said, Some(after))
             }
-            Verdict::Closed { left, code, message, by_rate } => {
+            Refusal::Closed { left, code, message, by_rate } => {
                 let said = format!("{message} (said before; it is not asked until then)");
-                let error = self.held_up(&code, said, by_rate.then_some(left));
-                if by_rate {
-                    return error;
-                }
-                GeneratorError { class: ErrorClass::Permanent, trouble: Trouble::Quota, ..error }
+                if by_rate { self.held_up(&code, said, Some(left)) } else { self.unpaid(&code, said) }
             }
-            Verdict::Spent { spent, period } => {
-                let (limit, lasts) = match &held.of {
-                    Of::Money(budget, _) => (budget.limit, budget.period),
-                    Of::Tokens(..) => (0, Period::Day),
-                };
-                let (meter, lasts) = (&held.meter, lasts.as_str());
+            Refusal::Spent { budget, spent, period } => {
+                let (spent, limit, lasts) = (money(spent), money(budget.limit), budget.period.as_str());
                 let said = format!(
-                    "the {meter} has {} of {} spent in the {lasts} of {period}: wait for the next, or raise its limit",
-                    money(spent),
-                    money(limit)
+                    "the {meter} has {spent} of {limit} spent in the {lasts} of {period}: wait for the next, or raise its limit"
                 );
-                let error = self.held_up("budget_spent", said, None);
-                GeneratorError { class: ErrorClass::Permanent, trouble: Trouble::Quota, ..error }
+                self.unpaid("budget_spent", said)
             }
-            Verdict::TooLarge { most } => {
-                let tokens = match held.of {
-                    Of::Tokens(_, tokens) => tokens,
-                    Of::Money(..) => 0,
-                };
+            Refusal::TooLarge { tokens, most } => {
                 let said = format!(
                     "the call may use {tokens} tokens, and {most} are let through at once: lower max_tokens, or raise tokens_per_minute or burst of the provider"
                 );
-                GeneratorError {
-                    class: ErrorClass::Permanent,
-                    ..self.held_up("larger_than_quota", said, None)
-                }
-            }
-            Verdict::Pass | Verdict::Warn { .. } => {
-                self.held_up("quota_used_up", "it let the call through".to_owned(), Some(SOON))
+                let error = self.held_up("larger_than_quota", said, None);
+                GeneratorError { class: ErrorClass::Permanent, ..error }
             }
         }
     }
@@ -300,6 +270,12 @@ impl Gate {
     fn unknown(&self, error: &StoreError) -> GeneratorError {
         let said = format!("how much of its quota is left cannot be read: {error}");
         self.held_up("quota_unknown", said, Some(SOON))
+    }
+
+    /// Nothing was asked, and waiting does not help: somebody has to see to the money.
+    fn unpaid(&self, code: &str, said: String) -> GeneratorError {
+        let error = self.held_up(code, said, None);
+        GeneratorError { class: ErrorClass::Permanent, trouble: Trouble::Quota, ..error }
     }
 
     /// Nothing was asked; the task waits, and is charged nothing.
@@ -330,7 +306,7 @@ impl Place {
     /// It is known what was used.
     pub(super) fn used(&mut self, usage: Usage) {
         if let Some(reserved) = &mut self.reserved {
-            reserved.used = Some(Some(usage));
+            reserved.used = Some(Some(usage.plausible()));
         }
     }
 

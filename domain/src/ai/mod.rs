@@ -10,7 +10,7 @@ mod usage;
 
 pub use budget::{Budget, Period, Purse, Spend};
 pub use format::{MAX_REPAIRS, Misfit, ResponseFormat};
-pub use quota::{Meter, PerMinute, Quota, Step, Verdict};
+pub use quota::{Meter, PerMinute, Quota, Refusal, Step, Verdict};
 pub use request::{
     EmbeddingLimits, InvalidRequest, MAX_TEXT, Message, Role, Sampling, check_messages, text_of,
 };

@@ -164,6 +164,20 @@ pub enum Step {
 pub enum Verdict {
     /// The call may be made now; or, of another step: it is noted.
     Pass,
+    /// The call may be made, and somebody is to be told how little is left.
+    Warn {
+        /// What has been spent.
+        spent: u64,
+        /// Of how much.
+        limit: u64,
+    },
+    /// The call may not be made.
+    Refused(Refusal),
+}
+
+/// Why a call may not be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
     /// Not now.
     ComeBack {
         /// In so long.
@@ -182,21 +196,20 @@ pub enum Verdict {
         /// Whether it said so of its rates: then calls wait for it. Else it is to be paid first.
         by_rate: bool,
     },
-    /// It may be spent, and with this much somebody is to be told.
-    Warn {
-        /// What has been spent.
-        spent: u64,
-    },
-    /// Not in this period: the budget is spent.
+    /// Not in this period.
     Spent {
-        /// How much of it.
+        /// The budget.
+        budget: Budget,
+        /// How much of it has been spent.
         spent: u64,
         /// The first day of the period.
         period: NaiveDate,
     },
-    /// Never: it is larger than all that may pass at once.
+    /// Never.
     TooLarge {
-        /// What may.
+        /// The tokens that it may use.
+        tokens: u64,
+        /// The most that may pass at once.
         most: u64,
     },
 }
@@ -208,7 +221,11 @@ impl Meter {
     /// Takes a step.
     pub fn step(&mut self, quota: &Quota, step: &Step, now: Timestamp) -> Verdict {
         match step {
-            Step::Reserve { tokens, again } => return self.reserve(quota, *tokens, *again, now),
+            Step::Reserve { tokens, again } => {
+                if let Err(refusal) = self.reserve(quota, *tokens, *again, now) {
+                    return Verdict::Refused(refusal);
+                }
+            }
             Step::Settle { reserved, used } => self.settle(quota, *reserved, *used, now),
             Step::Close { time, code, message, by_rate } => {
                 let until = later(now, *time);
@@ -220,8 +237,10 @@ impl Meter {
             }
             Step::Spend { budget, most } => match self.purse.spend(budget, *most, now) {
                 Spend::May { warn: None } => {}
-                Spend::May { warn: Some(spent) } => return Verdict::Warn { spent },
-                Spend::MayNot { spent, period } => return Verdict::Spent { spent, period },
+                Spend::May { warn: Some(spent) } => return Verdict::Warn { spent, limit: budget.limit },
+                Spend::MayNot { spent, period } => {
+                    return Verdict::Refused(Refusal::Spent { budget: *budget, spent, period });
+                }
             },
             Step::Pay { budget, reserved, cost } => self.purse.settle(budget, *reserved, *cost, now),
             Step::Left { requests, tokens } => {
@@ -232,16 +251,16 @@ impl Meter {
         Verdict::Pass
     }
 
-    fn reserve(&mut self, quota: &Quota, tokens: u64, again: bool, now: Timestamp) -> Verdict {
+    fn reserve(&mut self, quota: &Quota, tokens: u64, again: bool, now: Timestamp) -> Result<(), Refusal> {
         if let Some(rate) = quota.tokens
             && tokens > rate.count_in(quota.burst)
         {
-            return Verdict::TooLarge { most: rate.count_in(quota.burst) };
+            return Err(Refusal::TooLarge { tokens, most: rate.count_in(quota.burst) });
         }
         if let Some(closed) = &self.closed {
             if let Some(left) = (closed.until - now).to_std().ok().filter(|left| !left.is_zero()) {
                 let Closed { code, message, by_rate, .. } = closed.clone();
-                return Verdict::Closed { left, code, message, by_rate };
+                return Err(Refusal::Closed { left, code, message, by_rate });
             }
             self.closed = None;
         }
@@ -260,14 +279,14 @@ impl Meter {
         }
         let (at, limit, cost) = opens;
         if at > now {
-            return Verdict::ComeBack { after: self.line_up(at, limit.0, cost, again, now), limit };
+            return Err(Refusal::ComeBack { after: self.line_up(at, limit.0, cost, again, now), limit });
         }
         let pass = |arrival: &mut Option<Timestamp>, rate: Option<PerMinute>, cost| {
             *arrival = rate.map(|rate| ahead_of(*arrival, now, burst) + rate.time_of(cost));
         };
         pass(&mut self.requests, quota.requests, 1);
         pass(&mut self.tokens, quota.tokens, tokens);
-        Verdict::Pass
+        Ok(())
     }
 
     /// A place in a line, behind its last one.
@@ -357,7 +376,7 @@ mod tests {
 
     fn wait(verdict: Verdict) -> (Duration, &'static str) {
         match verdict {
-            Verdict::ComeBack { after, limit } => (after, limit.0),
+            Verdict::Refused(Refusal::ComeBack { after, limit }) => (after, limit.0),
             other => panic!("not {other:?}"),
         }
     }
@@ -389,7 +408,8 @@ mod tests {
     #[test]
     fn what_is_larger_than_a_burst_never_passes() {
         let mut meter = Meter::default();
-        assert_eq!(reserve(&mut meter, &quota(60, 600, 10), 101, 0), Verdict::TooLarge { most: 100 });
+        let too_large = Verdict::Refused(Refusal::TooLarge { tokens: 101, most: 100 });
+        assert_eq!(reserve(&mut meter, &quota(60, 600, 10), 101, 0), too_large);
         assert_eq!(reserve(&mut meter, &quota(60, 600, 10), 100, 0), Verdict::Pass);
         assert_eq!(reserve(&mut Meter::default(), &Quota::NONE, u64::MAX, 0), Verdict::Pass);
     }
@@ -439,7 +459,7 @@ mod tests {
         meter.step(&Quota::NONE, &close(5, "rate_limit_exceeded"), at(0));
         meter.step(&Quota::NONE, &close(1, "shorter"), at(0));
         match reserve(&mut meter, &Quota::NONE, 1, 4_999) {
-            Verdict::Closed { left, code, .. } => {
+            Verdict::Refused(Refusal::Closed { left, code, .. }) => {
                 assert_eq!((left, code.as_str()), (Duration::from_millis(1), "rate_limit_exceeded"));
             }
             other => panic!("{other:?}"),

@@ -18,8 +18,20 @@ pub struct Usage {
     pub estimated: bool,
 }
 
-/// More tokens than any call has.
-const MOST_TOKENS: u64 = 1_000_000_000;
+impl Usage {
+    /// More tokens than any call has.
+    const MOST_TOKENS: u64 = 1_000_000_000;
+
+    /// What can be believed of numbers that a provider sent: those that no call reaches are cut, because sums of them have to fit.
+    pub fn plausible(self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.min(Self::MOST_TOKENS),
+            output_tokens: self.output_tokens.min(Self::MOST_TOKENS),
+            ..self
+        }
+    }
+}
+
 /// What the estimate assumes, as OpenAI's own rule of thumb does for English.
 const CHARS_PER_TOKEN: u64 = 4;
 
@@ -126,15 +138,10 @@ impl ModelCall {
         }
     }
 
-    /// Takes what was used, and what that costs. Numbers that no call reaches are cut: sums of them have to fit.
+    /// Takes what was used, and what that costs.
     pub fn charge(&mut self, usage: Usage, price: Option<Price>) {
-        let usage = Usage {
-            input_tokens: usage.input_tokens.min(MOST_TOKENS),
-            output_tokens: usage.output_tokens.min(MOST_TOKENS),
-            ..usage
-        };
-        self.usage = usage;
-        self.cost_micros = price.map(|price| price.of(usage));
+        self.usage = usage.plausible();
+        self.cost_micros = price.map(|price| price.of(self.usage));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use application::ports::{Metered, Store};
-use domain::ai::{PerMinute, Quota, Step, Verdict};
+use domain::ai::{PerMinute, Quota, Refusal, Step, Verdict};
 
 use crate::{Harness, fixtures::*};
 
@@ -39,7 +39,9 @@ pub async fn no_more_passes_than_the_quota_has(harness: &dyn Harness) {
     assert_eq!(all, 20, "ten of each");
     let store = &*store;
     let verdicts = store.meter(&[reserve("main/gpt-*", 10)]).await.expect("a verdict");
-    assert!(matches!(verdicts[..], [Verdict::ComeBack { limit: ("tokens", 600), .. }]), "{verdicts:?}");
+    let [Verdict::Refused(Refusal::ComeBack { limit: ("tokens", 600), .. })] = verdicts[..] else {
+        panic!("{verdicts:?}");
+    };
     let settle = Step::Settle { reserved: 10, used: Some(0) };
     let back =
         [step("main/gpt-*", tokens(600), settle), reserve("main/gpt-*", 10), reserve("main/gpt-*", 10)];
@@ -60,7 +62,7 @@ pub async fn a_closed_meter_is_closed_for_all(harness: &dyn Harness) {
     assert_eq!(passed(store, &[step("main", Quota::NONE, close)]).await, 1);
     harness.advance(4 * SECOND).await;
     match &store.meter(&[reserve("main", 1), reserve("other", 1)]).await.expect("verdicts")[..] {
-        [Verdict::Closed { left, code, message, by_rate: true }, Verdict::Pass] => {
+        [Verdict::Refused(Refusal::Closed { left, code, message, by_rate: true }), Verdict::Pass] => {
             assert_eq!((code.as_str(), message.as_str()), ("rate_limit_exceeded", "\"Slow\" down — é"));
             assert_eq!(*left, SECOND);
         }
