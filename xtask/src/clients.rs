@@ -84,9 +84,7 @@ pub(crate) fn run(
     clients.install(parts)?;
     let mut report = Report::default();
     if url.is_none() && parts.iter().any(|part| part.needs_server()) {
-        process::run(
-            Command::new("cargo").args(["build", "-p", "task-runner"]).current_dir(&workspace.root),
-        )?;
+        workspace.build_binaries()?;
     }
     clients.run_parts(&mut report, parts, url);
     Ok(report.finish())

@@ -65,9 +65,9 @@ const BEGIN: &str = "<!-- endpoints: `cargo xtask openapi` writes this table -->
 const END: &str = "<!-- end of endpoints -->";
 
 fn generate(workspace: &Workspace) -> Result<String> {
-    let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "-p", "task-runner", "--bin", "task-runner", "--", "openapi"]);
-    let text = process::output(command.current_dir(&workspace.root))?;
+    workspace.build_binaries()?;
+    let mut command = Command::new(workspace.binary("task-runner"));
+    let text = process::output(command.arg("openapi").current_dir(&workspace.root))?;
     serde_json::from_str::<serde_json::Value>(&text).context("`task-runner openapi` did not print JSON")?;
     Ok(format!("{}\n", text.trim_end()))
 }

@@ -77,11 +77,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     Ok(report.finish())
 }
 
-/// The binaries first: the end-to-end tests start them. With the features of the tests, or all is compiled twice.
+/// The binaries first: the end-to-end tests start them.
 fn build(workspace: &Workspace) -> Result<Count> {
-    let mut command = Command::new("cargo");
-    command.args(["build", "--workspace", "--all-features", "--bins"]).current_dir(&workspace.root);
-    process::run(&command)?;
+    workspace.build_binaries()?;
     Ok(Count::default())
 }
 

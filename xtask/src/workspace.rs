@@ -5,6 +5,8 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::process;
+
 /// This checkout.
 pub(crate) struct Workspace {
     /// The repository's root.
@@ -56,7 +58,15 @@ impl Workspace {
         self.target.join("tools")
     }
 
-    /// A built binary of the debug profile.
+    /// Builds the binaries that tests start, in the debug profile: with the features of the tests, or all would be compiled
+    /// twice.
+    pub(crate) fn build_binaries(&self) -> Result<()> {
+        let mut command = Command::new("cargo");
+        command.args(["build", "--workspace", "--all-features", "--bins"]).current_dir(&self.root);
+        process::run(&command)
+    }
+
+    /// A binary that was built.
     pub(crate) fn binary(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)
     }
