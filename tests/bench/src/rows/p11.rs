@@ -46,6 +46,8 @@ const EVENTS: usize = 2;
 const CONNECTIONS: usize = 256;
 /// Until the readers have what was said before they came.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How many readers come at once: fewer than the requests that an API lets in.
+const AT_THE_DOOR: u64 = 500;
 /// How long a task talks: longer than anybody listens.
 const LONG: Duration = Duration::from_secs(1_800);
 
@@ -183,16 +185,20 @@ struct Audience {
 }
 
 impl Audience {
-    /// Connects the readers, evenly over the tasks, and waits until each has heard something.
+    /// Connects the readers, evenly over the tasks, some at a time, and waits until each has heard something.
     async fn seat(server: SocketAddr, tasks: &[i64], seats: usize) -> Result<Self> {
         let (heard, arrived) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let mut readers = JoinSet::new();
-        for number in 0..seats {
-            let task = tasks[number % tasks.len()];
-            readers.spawn(listen(server, task, Arc::clone(&heard), Arc::clone(&arrived)));
-        }
-        let began = Instant::now();
-        while arrived.load(Ordering::Relaxed) < seats as u64 {
+        let (mut readers, mut came, began) = (JoinSet::new(), 0, Instant::now());
+        loop {
+            let seated = arrived.load(Ordering::Relaxed);
+            if seated == seats as u64 {
+                break;
+            }
+            while came < seats && came as u64 - seated < AT_THE_DOOR {
+                let task = tasks[came % tasks.len()];
+                readers.spawn(listen(server, task, Arc::clone(&heard), Arc::clone(&arrived)));
+                came += 1;
+            }
             if let Some(ended) = readers.try_join_next() {
                 ended??;
             }
