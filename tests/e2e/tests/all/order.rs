@@ -1,11 +1,8 @@
 //! Who goes next.
 
-use std::time::Duration;
-
 use e2e_tests::{Base, api, on_both_bases};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 on_both_bases!(
     priorities_hold_and_equals_go_first_in_first_out,
@@ -38,19 +35,20 @@ async fn priorities_hold_and_equals_go_first_in_first_out(base: Base) {
 
 async fn a_flood_of_long_tasks_in_one_queue_does_not_hold_up_another(base: Base) {
     const FLOOD: usize = 2000;
+    // Longer than anybody here waits: what is not served beside the flood is not served in time.
+    const SECONDS: u32 = 300;
     let product = base.start().await;
     let api = product.api();
-    let submissions = (0..FLOOD).map(|_| api.submit_type("demo.sleep", json!({ "seconds": 30 })));
+    let submissions = (0..FLOOD).map(|_| api.submit_type("demo.sleep", json!({ "seconds": SECONDS })));
     futures_util::stream::iter(submissions).buffer_unordered(32).collect::<Vec<_>>().await;
     let stats = api.get("/stats").await;
     assert!(stats["tasks"]["pending"].as_i64().is_some_and(|n| n > 0), "the flood fills the worker: {stats}");
 
     for body in [json!({ "prompt": "Hi" }), json!({ "type": "demo.noop", "queue": "later" })] {
-        let started = Instant::now();
-        let task = api.completed(api::id(&api.submit(body).await)).await;
-        let took = started.elapsed();
-        assert!(took < Duration::from_secs(3), "it took {took:?} beside the flood: {task}");
+        api.completed(api::id(&api.submit(body).await)).await;
     }
+    let stats = api.get("/stats").await;
+    assert!(stats["tasks"]["pending"].as_i64().is_some_and(|n| n > 0), "the flood still waits: {stats}");
 }
 
 async fn a_worker_serves_the_queues_that_it_was_given(base: Base) {
