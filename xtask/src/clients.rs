@@ -219,17 +219,35 @@ impl Clients<'_> {
         Ok(Count::ONE)
     }
 
+    /// A proxy to test the openai provider against.
+    pub(crate) fn install_litellm(&self) -> Result<()> {
+        self.install_venv("litellm", &self.litellm_venv())
+    }
+
+    /// The proxy's program, once it is installed.
+    pub(crate) fn litellm(&self) -> PathBuf {
+        self.litellm_venv().join("bin/litellm")
+    }
+
+    fn litellm_venv(&self) -> PathBuf {
+        self.workspace.target.join("clients/litellm-venv")
+    }
+
     fn install_python(&self) -> Result<()> {
-        let requirements = self.workspace.clients().join("python/requirements.txt");
-        let venv = self.venv();
+        self.install_venv("python", &self.venv())
+    }
+
+    /// What `requirements.txt` of a folder of `tests/clients` names.
+    fn install_venv(&self, folder: &str, venv: &Path) -> Result<()> {
+        let requirements = self.workspace.clients().join(folder).join("requirements.txt");
         let stamp = Stamp { of: requirements.clone(), at: venv.join("installed-requirements.txt") };
         if stamp.is_current() {
             return Ok(());
         }
         process::output(
-            Command::new(self.tools.path(Tool::Python)?).args(["-m", "venv", "--clear"]).arg(&venv),
+            Command::new(self.tools.path(Tool::Python)?).args(["-m", "venv", "--clear"]).arg(venv),
         )?;
-        let mut pip = self.python_program("python");
+        let mut pip = Command::new(venv.join("bin/python"));
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements);
         process::output(&mut pip)?;
         stamp.set()

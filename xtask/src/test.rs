@@ -21,7 +21,7 @@ pub(crate) struct Options {
     /// Install what is missing with apt, through sudo (as root that happens without asking)
     #[arg(long)]
     install: bool,
-    /// Also the tests marked as ignored because they take long
+    /// Also the tests marked as ignored because they take long, or fetch a LiteLLM proxy (0.7 GB)
     #[arg(long)]
     all: bool,
     /// Only Rust tests whose name contains this, and no other parts
@@ -36,7 +36,11 @@ const RUST_TOOLS: [Tool; 5] = [Tool::Postgres, Tool::Redis, Tool::Node, Tool::Np
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let parts: &[Part] = if options.filter.is_some() { &[] } else { &Part::ALL };
     let mut wanted = RUST_TOOLS.to_vec();
+    if options.all {
+        wanted.push(Tool::Python);
+    }
     wanted.extend(clients::wanted_tools(parts).into_iter().filter(|tool| !RUST_TOOLS.contains(tool)));
+    wanted.dedup();
     let tools = match tools::find(&wanted, options.install, &workspace.tools())? {
         Search::Complete(tools) => tools,
         Search::Incomplete(advice) => {
@@ -51,7 +55,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let (built, installed) = std::thread::scope(|scope| {
         let installing = scope.spawn(|| {
             clients::npm_install(&tools, &workspace.clients().join("aimock"))?;
-            clients.install(parts)
+            clients.install(parts)?;
+            if options.all { clients.install_litellm() } else { Ok(()) }
         });
         let built = report.part("build", || build(workspace));
         (built, installing.join().unwrap_or_else(|_| bail!("installing packages panicked")))
@@ -63,7 +68,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         check::rules(workspace, &mut report);
         platforms::run(workspace, &mut report);
     }
-    report.part("rust tests", || rust_tests(workspace, &tools, options));
+    report.part("rust tests", || rust_tests(workspace, &tools, &clients, options));
     if options.filter.is_none() {
         report.part("openapi document, current", || openapi::check(workspace).map(|()| Count::ONE));
         if built {
@@ -83,7 +88,12 @@ fn build(workspace: &Workspace) -> Result<Count> {
     Ok(Count::default())
 }
 
-fn rust_tests(workspace: &Workspace, tools: &Tools, options: &Options) -> Result<Count> {
+fn rust_tests(
+    workspace: &Workspace,
+    tools: &Tools,
+    clients: &Clients<'_>,
+    options: &Options,
+) -> Result<Count> {
     let postgres = Postgres::start(tools.path(Tool::Postgres)?)?;
     let redis = Redis::start(tools.path(Tool::Redis)?)?;
     let mut command = Command::new("cargo");
@@ -97,6 +107,7 @@ fn rust_tests(workspace: &Workspace, tools: &Tools, options: &Options) -> Result
     command.env("TASK_RUNNER_TEST_REDIS_URL", &redis.url);
     command.env("TASK_RUNNER_AIMOCK", workspace.clients().join("aimock/node_modules/.bin/llmock"));
 
+    command.env("TASK_RUNNER_LITELLM", clients.litellm());
     command.env("PATH", clients::path_with(Some(tools.path(Tool::Node)?)));
 
     let mut count = Count::default();

@@ -19,7 +19,7 @@ use std::time::Duration;
 pub use api::{Answer, Api};
 pub use browser::Browser;
 pub use events::{Event, Events, Joined};
-pub use product::{Base, Product, Setup};
+pub use product::{Base, Product, Setup, free_port};
 pub use program::Program;
 pub use provider::{Noticed, Provider, Reply};
 pub use receiver::{Message, Receiver, Taken};

@@ -10,6 +10,7 @@ mod crashes;
 mod drain;
 mod example_page;
 mod flows;
+mod gateways;
 mod inbox;
 mod keeping;
 mod live_events;
