@@ -1,10 +1,10 @@
 //! Tasks that were submitted in SQL, inside somebody's own transaction: checked, routed and taken in by every process.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use domain::{
-    Failure, Json, NewTask, OwnTerms, Priority, QueueName, RetryTerms, Start, Status, Suspicion, TaskId,
-    TaskType, Timestamp,
+    Failure, FairnessKey, Json, NewTask, OwnTerms, Priority, QueueName, RetryTerms, Start, Status, Suspicion,
+    TaskId, TaskType, Timestamp,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -88,21 +88,16 @@ impl Inbox {
     }
 
     async fn announce(&self, accepted: &[Accepted], taken: &[TakenIn]) {
-        let ours: HashSet<TaskId> = taken.iter().map(|task| task.id).collect();
-        let later: HashSet<TaskId> =
-            taken.iter().filter(|task| task.run_at.is_some()).map(|task| task.id).collect();
+        let ours: HashMap<TaskId, &TakenIn> = taken.iter().map(|task| (task.id, task)).collect();
         let (mut waiting, mut news) = (Vec::new(), Vec::new());
-        for Accepted { id, task, refusal, .. } in accepted.iter().filter(|letter| ours.contains(&letter.id)) {
+        for Accepted { id, task, refusal, .. } in accepted {
+            let Some(TakenIn { run_at, rank, .. }) = ours.get(id).copied() else { continue };
             let NewTask { queue, priority, .. } = task;
             if refusal.is_some() {
                 news.push(Signal::State { task: *id, attempt: 0, status: Status::Failed });
-            } else if !later.contains(id) {
-                waiting.push(Waiting {
-                    id: *id,
-                    queue: queue.clone(),
-                    priority: *priority,
-                    suspicion: Suspicion::None,
-                });
+            } else if run_at.is_none() {
+                let (queue, priority, suspicion) = (queue.clone(), *priority, Suspicion::None);
+                waiting.push(Waiting { id: *id, queue, priority, rank: *rank, suspicion });
             }
         }
         self.tasks.tell(waiting, &news).await;
@@ -123,6 +118,7 @@ struct Options {
     time_limit_seconds: Option<f64>,
     retry: Option<RetryTerms>,
     retention_seconds: Option<f64>,
+    fairness_key: Option<String>,
     metadata: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -153,6 +149,8 @@ fn submission(plain: Submission, options: &str) -> Result<Submission, String> {
         wrong.join("; ")
     })?;
     let own = OwnTerms { retry, keep_for: seconds("retention_seconds", options.retention_seconds)? };
+    let fairness_key = options.fairness_key.map(FairnessKey::new).transpose();
+    let fairness_key = fairness_key.map_err(|error| format!("options: {error}"))?;
     let metadata = options.metadata.map(|notes| Json::from_value(&notes)).transpose();
     Ok(Submission {
         own,
@@ -164,13 +162,14 @@ fn submission(plain: Submission, options: &str) -> Result<Submission, String> {
         soft_time_limit: seconds("soft_time_limit_seconds", options.soft_time_limit_seconds)?,
         time_limit: seconds("time_limit_seconds", options.time_limit_seconds)?,
         metadata: metadata.map_err(|error| format!("options.metadata: {error}"))?,
+        fairness_key,
         ..plain
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::{Json, Routes, Tenant};
+    use domain::{Json, Rank, Routes, Tenant};
 
     use super::*;
     use crate::{
@@ -249,7 +248,7 @@ mod tests {
         });
         store.expect_take_in().returning(|letters| {
             assert_eq!(letters.iter().filter(|letter| letter.refusal.is_some()).count(), 1);
-            let taken = |id, run_at| TakenIn { id: TaskId(id), run_at };
+            let taken = |id, run_at| TakenIn { id: TaskId(id), run_at, rank: Rank(id) };
             Ok(vec![taken(1, None), taken(3, None), taken(4, Some(Timestamp::UNIX_EPOCH))])
         });
         let (inbox, signals) = inbox(store);

@@ -1,8 +1,10 @@
 //! Task types: what runs, under which name, with which defaults. One file adds one (see [`crate::task_types`]).
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, future::Future, num::NonZeroU32, pin::Pin, sync::Arc};
 
-use domain::{Defaults, Failure, Json, Limits, RetryPolicy, TaskType, TypeRules};
+use domain::{
+    Defaults, Failure, FairnessKey, Json, Limits, QueueSettings, RetryPolicy, Share, TaskType, TypeRules,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::handler::TaskContext;
@@ -38,6 +40,7 @@ fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<Json, Failure> {
 pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>>;
 type Run = dyn Fn(TaskContext, Json) -> Handling + Send + Sync;
 type Check = dyn Fn(&Json) -> Result<(), String> + Send + Sync;
+type Cost = dyn Fn(&Json) -> Option<NonZeroU32> + Send + Sync;
 
 /// A task type: a name, a handler, and the defaults for tasks that do not say otherwise.
 #[derive(Clone)]
@@ -49,6 +52,7 @@ pub struct TaskTypeSpec {
     retry: RetryPolicy,
     internal: bool,
     check: Arc<Check>,
+    cost: Arc<Cost>,
     run: Arc<Run>,
 }
 
@@ -119,7 +123,8 @@ impl TaskTypeSpec {
         let name = TaskType::new(name).unwrap_or_else(|error| panic!("{error}"));
         let check = |input: &Json| input.to::<I>().map(drop).map_err(|error| describe(&error));
         let (limits, retry) = (Limits::default(), RetryPolicy::default());
-        Self { name, summary, example: "{}", limits, retry, internal: false, check: Arc::new(check), run }
+        let (check, cost) = (Arc::new(check), Arc::new(|_: &Json| None));
+        Self { name, summary, example: "{}", limits, retry, internal: false, check, cost, run }
     }
 
     /// An input that works, for documentation.
@@ -134,6 +139,18 @@ impl TaskTypeSpec {
         check: impl Fn(&I) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
         self.check = Arc::new(move |input| check(&input.to::<I>().map_err(|error| describe(&error))?));
+        self
+    }
+
+    /// How many tokens a task with this input is expected to use: what it takes of a fair queue ([`domain::fair`]).
+    pub fn costing<I: DeserializeOwned>(
+        mut self,
+        tokens: impl Fn(&I) -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.cost = Arc::new(move |input| {
+            let tokens = tokens(&input.to::<I>().ok()?);
+            NonZeroU32::new(u32::try_from(tokens).unwrap_or(u32::MAX))
+        });
         self
     }
 
@@ -239,6 +256,16 @@ pub struct ContradictoryLimits {
     pub field: &'static str,
     /// What is wrong.
     pub message: String,
+}
+
+/// What a task takes of its queue, where that is a fair one.
+pub(crate) fn share(
+    queue: &QueueSettings,
+    asked: Option<(&TaskTypeSpec, &Json)>,
+    key: Option<FairnessKey>,
+) -> Option<Share> {
+    let cost = || asked.and_then(|(spec, input)| (spec.cost)(input)).unwrap_or(Share::OTHER_WORK);
+    queue.fair.then(|| Share { key, cost: cost() })
 }
 
 /// Every task type of a process, by name.

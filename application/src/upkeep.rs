@@ -35,6 +35,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 const KEEP_REPORTS: Duration = Duration::from_secs(24 * 3600);
 /// How long meters are kept that nobody uses: a budget of a month has to be remembered to its end.
 const KEEP_METERS: Duration = Duration::from_secs(32 * 24 * 3600);
+/// How long lanes of fair queues are kept whose turn has passed, for what has been learned of them.
+const KEEP_LANES: Duration = Duration::from_secs(24 * 3600);
 /// How much is done in one step.
 const STEP: usize = 500;
 /// How many of a queue's first tasks a sweep puts back. What was popped and lost is among the first.
@@ -279,6 +281,8 @@ impl Upkeep {
         let mut removed = self.ports.store.forget_keys(STEP).await?;
         removed += self.ports.store.forget_reports(KEEP_REPORTS, STEP).await?;
         removed += self.ports.store.forget_meters(KEEP_METERS, STEP).await?;
+        removed += self.ports.store.forget_lanes(KEEP_LANES, STEP).await?;
+        removed += self.ports.store.forget_requests(STEP).await?;
         if let Some(age) = self.config.keep_failed {
             removed += self.ports.store.discard_failed(age, STEP).await?;
         }

@@ -77,6 +77,10 @@ impl Process {
         let (schedules, stop) = ((wiring.clone(), config.clone()), shutdown.drain.clone());
         tokio::spawn(async move { schedules.0.reconcile_schedules(&schedules.1, stop).await });
         let upkeep = tokio::spawn(wiring.upkeep(&config).run(shutdown.drain.clone()));
+        if role != Role::Api {
+            let (providers, until) = (wiring.providers(), shutdown.drain.clone());
+            tokio::spawn(async move { providers.serve_lanes(until).await });
+        }
         let inbox = wiring.inbox(&config).map(|inbox| tokio::spawn(inbox.run(shutdown.drain.clone())));
         let api = if role == Role::Worker {
             None

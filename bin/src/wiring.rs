@@ -7,8 +7,8 @@ use application::{
     fleet::{About, Workers},
     in_process::InProcessSignals,
     inbox::Inbox,
-    ports::{Chance, Embedder, InboxStore, Order, Outbound, QuotaStore, Signals, Store, TextGenerator},
-    providers::{Provider, Providers},
+    ports::{Chance, Embedder, InboxStore, Order, Outbound, Signals, Store, TextGenerator},
+    providers::{BatchLane, Budgets, Provider, Providers},
     queues::Queues,
     registry::{Registry, TaskTypeSpec},
     schedules::{Reconciled, Schedules},
@@ -17,7 +17,7 @@ use application::{
     upkeep::{Upkeep, UpkeepConfig},
     worker::{WorkerConfig, WorkerPorts},
 };
-use domain::{RetentionRules, Tenant};
+use domain::{RetentionRules, Tenant, ai::Caller};
 use http_adapter::{ApiConfig, UseCases};
 use outbound_adapter::HttpOutbound;
 use postgres_adapter::{PostgresOptions, PostgresStore};
@@ -38,6 +38,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Wiring {
     ports: WorkerPorts,
+    providers: Arc<Providers>,
     /// Where the store has one: others write into the same database.
     inbox: Option<Arc<dyn InboxStore>>,
     /// One line about each dependency, for the start of a process.
@@ -59,7 +60,7 @@ impl Wiring {
     pub async fn connect(config: &Config, alone: bool, more_types: Vec<TaskTypeSpec>) -> Result<Self> {
         let mut banner = Vec::new();
         let Adapters { store, order, signals, inbox } = adapters(config, alone, &mut banner).await?;
-        let providers = Arc::new(providers(config, Arc::clone(&store) as _)?);
+        let providers = Arc::new(providers(config, Arc::clone(&store))?);
         banner.push(("provider", providers.describe()));
         let (routes, chance): (_, Arc<dyn Chance>) = (Arc::new(config.routes.clone()), Arc::new(Dice));
         let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(config.outbound.clone()));
@@ -73,7 +74,7 @@ impl Wiring {
         };
         let models = Models {
             generator: Arc::clone(&providers) as _,
-            embedder: providers,
+            embedder: Arc::clone(&providers) as _,
             store: Arc::clone(&store) as _,
             largest_result: config.max_result,
         };
@@ -82,7 +83,8 @@ impl Wiring {
             task_types::clean_up(Arc::clone(&store) as _, retention(config), config.manual_retention);
         let types = types.chain([task_types::crash(config.demo_crash_aborts), clean_up]).chain(more_types);
         let registry = Arc::new(Registry::new(types)?.with(&config.types)?);
-        Ok(Self { ports: WorkerPorts { store, order, signals, registry, routes, chance }, inbox, banner })
+        let ports = WorkerPorts { store, order, signals, registry, routes, chance };
+        Ok(Self { ports, providers, inbox, banner })
     }
 
     /// Puts a decorator between the store and whoever uses it from now on.
@@ -110,6 +112,7 @@ impl Wiring {
         UseCases {
             schedules: Schedules::new(Arc::clone(&store), tasks.clone()),
             workers: Workers::new(Arc::clone(&store), Arc::clone(&signals)),
+            budgets: Budgets::new(config.providers.budgets.clone(), Arc::clone(&store)),
             queues: Queues::new(store, signals, routes, tasks.clone()),
             tasks,
         }
@@ -123,6 +126,11 @@ impl Wiring {
     /// The inbox of this process, where the store has one.
     pub fn inbox(&self, config: &Config) -> Option<Inbox> {
         Some(Inbox::new(Arc::clone(self.inbox.as_ref()?), self.tasks(config)))
+    }
+
+    /// Whose batches are sent and read.
+    pub fn providers(&self) -> Arc<Providers> {
+        Arc::clone(&self.providers)
     }
 
     /// The upkeep of this process.
@@ -287,13 +295,14 @@ fn redis_options(config: &Config, url: &str) -> RedisOptions {
     }
 }
 
-fn providers(config: &Config, store: Arc<dyn QuotaStore>) -> Result<Providers> {
+fn providers(config: &Config, store: Arc<dyn Store>) -> Result<Providers> {
     let providers: Vec<Provider> = config.providers.providers.iter().map(provider).collect::<Result<_>>()?;
     let ProvidersConfig { rules, budgets, .. } = &config.providers;
-    Ok(Providers::new(providers, rules.clone(), budgets, store)?)
+    Ok(Providers::new(providers, rules.clone(), budgets, store, Caller(rand::random()))?)
 }
 
 fn provider(config: &ProviderConfig) -> Result<Provider> {
+    let mut batch = None;
     let (generator, embedder): (Arc<dyn TextGenerator>, Arc<dyn Embedder>) = match &config.kind {
         ProviderKind::Simulated(latency) => {
             let simulated = Arc::new(SimulatedGenerator::new(*latency));
@@ -302,6 +311,7 @@ fn provider(config: &ProviderConfig) -> Result<Provider> {
         ProviderKind::OpenAi(server) => {
             let server = OpenAiGenerator::new(server.clone());
             let server = Arc::new(server.with_context(|| format!("the provider {}", config.name))?);
+            batch = config.batch.map(|terms| BatchLane { api: Arc::clone(&server) as _, terms });
             (Arc::clone(&server) as _, server)
         }
     };
@@ -313,7 +323,8 @@ fn provider(config: &ProviderConfig) -> Result<Provider> {
         embedder,
         models: config.models.clone(),
         prices: config.prices.clone(),
-        max_in_flight: config.max_in_flight,
+        in_flight: config.in_flight,
+        batch,
         quotas: counts.then(|| config.quotas.clone()),
     })
 }

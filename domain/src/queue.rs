@@ -18,6 +18,8 @@ pub struct QueueSettings {
     pub retry: Option<RetryPolicy>,
     /// How long a task waits until it becomes one step more urgent ([`crate::Priority::aged`]); `None` for never.
     pub ageing: Option<Duration>,
+    /// Whether tenants and keys take turns ([`crate::fair`]).
+    pub fair: bool,
 }
 
 /// How much of a queue may run, over all workers.

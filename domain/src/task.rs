@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    AttemptOutcome, End, Failure, Idempotency, Json, Priority, Progress, QueueName, RetryPolicy, State,
-    TaskType, Tenant, Timestamp, Unique, UniqueKey, WorkerName, ai::ModelCall, flow::Needs,
+    AttemptOutcome, End, Failure, FairnessKey, Idempotency, Json, Priority, Progress, QueueName, RetryPolicy,
+    Share, State, TaskType, Tenant, Timestamp, Unique, UniqueKey, WorkerName, ai::ModelCall, flow::Needs,
 };
 
 /// A task's number: positive, rising with submission, never reused.
@@ -54,6 +54,8 @@ pub struct NewTask {
     pub idempotency: Option<Idempotency>,
     /// Makes a second one impossible.
     pub unique: Option<Unique>,
+    /// Its part of a fair queue; `None` in the others.
+    pub share: Option<Share>,
 }
 
 /// What a submission may say and nearly none does.
@@ -299,6 +301,8 @@ pub struct Task {
     pub waits_for: Option<u32>,
     /// The batch that it belongs to.
     pub batch: Option<TaskId>,
+    /// Whose share of a fair queue it takes.
+    pub fairness_key: Option<FairnessKey>,
 }
 
 impl Task {

@@ -106,7 +106,6 @@ fn rust_tests(
     command.env("TASK_RUNNER_TEST_POSTGRES_URL", &postgres.url);
     command.env("TASK_RUNNER_TEST_REDIS_URL", &redis.url);
     command.env("TASK_RUNNER_AIMOCK", workspace.clients().join("aimock/node_modules/.bin/llmock"));
-
     command.env("TASK_RUNNER_LITELLM", clients.litellm());
     command.env("PATH", clients::path_with(Some(tools.path(Tool::Node)?)));
 

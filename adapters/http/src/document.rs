@@ -46,6 +46,8 @@ const ANSWERS: &[&str] = &[
     "Usage",
     "UsageGroup",
     "UsageReport",
+    "Budget",
+    "BudgetList",
 ];
 
 /// Schemas of bodies: null counts as absent, and there are no other fields.

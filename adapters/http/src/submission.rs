@@ -8,8 +8,8 @@ use application::{
 };
 use chrono::{DateTime, Utc};
 use domain::{
-    Json, OwnTerms, Priority, QueueName, Retention, RetryPolicy, RetryTerms, Start, Status, TaskId, TaskType,
-    Unique, UniqueKey,
+    FairnessKey, Json, OwnTerms, Priority, QueueName, Retention, RetryPolicy, RetryTerms, Start, Status,
+    TaskId, TaskType, Unique, UniqueKey,
     flow::{NodeName, OnFailure},
     retry::InvalidRetry,
 };
@@ -83,6 +83,10 @@ pub(crate) struct SubmissionBody {
     /// Only tasks that were submitted within so many seconds are in the way; all unless said otherwise.
     #[oai(validator(minimum(value = "0", exclusive), maximum(value = "31622400")))]
     unique_window_seconds: Option<f64>,
+    /// Whose share of a fair queue it takes, such as a customer or a user: tasks with different keys take turns, however many
+    /// of one key wait. `docs/queues.md` says which queues are fair.
+    #[oai(validator(min_length = 1, max_length = 128))]
+    fairness_key: Option<String>,
     /// Waits for these tasks: their numbers, at most 100. It is SCHEDULED until they have ended.
     #[oai(validator(max_items = 100))]
     after: Option<Vec<i64>>,
@@ -123,6 +127,7 @@ impl poem_openapi::types::Example for SubmissionBody {
             unique_key: None,
             unique_states: None,
             unique_window_seconds: None,
+            fairness_key: None,
             after: None,
             on_failure: None,
             name: None,
@@ -200,7 +205,8 @@ pub(crate) fn read_submission(fields: &mut Fields<'_>) -> Option<Submission> {
     let start = read_start(fields);
     let expires_at = fields.moment("expires_at");
     let unique = read_unique(fields);
-    Some(Submission { start, expires_at, unique, ..read_work(fields)? })
+    let fairness_key = fields.name("fairness_key", FairnessKey::new);
+    Some(Submission { start, expires_at, unique, fairness_key, ..read_work(fields)? })
 }
 
 fn read_after(fields: &mut Fields<'_>) -> Vec<TaskId> {

@@ -7,6 +7,7 @@ use application::{
     in_process::InProcessSignals,
     memory::MemoryStore,
     ports::{MockEmbedder, MockTaskStore, MockTextGenerator, Store, StoreError, TaskStore},
+    providers::Budgets,
     queues::Queues,
     registry::Registry,
     schedules::Schedules,
@@ -76,6 +77,7 @@ fn client_over(
             tasks.clone(),
         ),
         workers: Workers::new(Arc::clone(&schedules), signals),
+        budgets: Budgets::new(Vec::new(), Arc::clone(&schedules)),
         schedules: Schedules::new(schedules, tasks.clone()),
         tasks,
     };

@@ -11,8 +11,8 @@ use std::{
 
 use application::ports::{Claim, ClaimedTask, Patience, Settlement, StoreError};
 use domain::{
-    Change, Counters, End, Event, Failure, Json, QueueName, State, Suspicion, TaskId, Timestamp, WorkerId,
-    decide, queue::Room,
+    Change, Counters, End, Event, Failure, Json, QueueName, Rank, State, Suspicion, TaskId, Timestamp,
+    WorkerId, decide, queue::Room,
 };
 use sqlx::{Connection, PgConnection, postgres::PgRow};
 use tokio::{sync::OwnedRwLockReadGuard, time::Instant};
@@ -46,8 +46,8 @@ macro_rules! claim_tasks {
             ") AND (ready AND worker IS NULL AND lane = ",
             $lane,
             ") IS TRUE AND EXISTS (SELECT FROM me)
-                RETURNING id, tenant, queue, priority, attempt, failures, crashes, forgiven_failures, forgiven_crashes,
-                    started_at
+                RETURNING id, tenant, queue, priority, coalesce(rank, id) AS rank, attempt, failures, crashes,
+                    forgiven_failures, forgiven_crashes, started_at
             ), batch AS (
                 INSERT INTO claim_batch (worker, ids) SELECT $1, array_agg(id) FROM taken HAVING count(*) > 0 RETURNING id
             ), tallied AS (
@@ -55,9 +55,9 @@ macro_rules! claim_tasks {
                 SELECT tenant, queue, -count(*), count(*) FROM taken GROUP BY tenant, queue
             )
             SELECT (SELECT id FROM batch) AS batch, taken.*,
-                t.task_type, t.input, t.max_attempts, t.soft_time_limit, t.time_limit, t.retry, t.created_at
+                t.task_type, t.input, t.max_attempts, t.soft_time_limit, t.time_limit, t.retry, t.fairness_key, t.created_at
             FROM taken LEFT JOIN LATERAL (
-                SELECT task_type, input, max_attempts, soft_time_limit, time_limit, retry, created_at
+                SELECT task_type, input, max_attempts, soft_time_limit, time_limit, retry, fairness_key, created_at
                 FROM task WHERE task.id = taken.id LIMIT 1
             ) t ON true"
         )
@@ -68,22 +68,23 @@ pub(crate) const CLAIM_IDS: &str = claim_tasks!("", "$3", "0");
 
 /// Of each queue (`$3`, at most `$4`) the first in order, and of all these the first `$5`. They are locked where they
 /// are found, so that claims that run at the same time take different tasks. Each priority of each queue is read from
-/// behind an id on (`$6`, see [`crate::marks`]); that is written so that only the index of waiting tasks can be its path.
+/// behind a rank on (`$6`, see [`crate::marks`]); that is written so that only the index of waiting tasks can be its path.
 pub(crate) const CLAIM_NEXT: &str = claim_tasks!(
     "chosen AS MATERIALIZED (
         SELECT id FROM (
             SELECT c.id, c.priority, q.place,
-                row_number() OVER (PARTITION BY q.place, c.priority ORDER BY c.id) AS turn
+                row_number() OVER (PARTITION BY q.place, c.priority ORDER BY c.rank) AS turn
             FROM unnest($3::text[], $4::bigint[]) WITH ORDINALITY AS q (queue, most, place)
             CROSS JOIN LATERAL (
-                SELECT found.id, found.priority
+                SELECT found.id, found.priority, found.rank
                 FROM generate_series(0, 9) AS level
                 CROSS JOIN LATERAL (
-                    SELECT id, priority FROM live
+                    SELECT id, priority, coalesce(live.rank, live.id) AS rank FROM live
                     WHERE live.queue = q.queue AND live.lane = 0 AND live.ready AND live.worker IS NULL
-                        AND (live.priority, live.id) > (level::smallint, ($6::bigint[])[(q.place - 1) * 10 + level + 1])
+                        AND (live.priority, coalesce(live.rank, live.id))
+                            > (level::smallint, ($6::bigint[])[(q.place - 1) * 10 + level + 1])
                         AND live.priority <= level::smallint
-                    ORDER BY live.priority, live.id FOR UPDATE SKIP LOCKED
+                    ORDER BY live.priority, coalesce(live.rank, live.id) FOR UPDATE SKIP LOCKED
                 ) found
                 LIMIT q.most
             ) c
@@ -99,16 +100,16 @@ pub(crate) const CLAIM_NEXT: &str = claim_tasks!(
 pub(crate) const CLAIM_SUSPECTS: &str = claim_tasks!(
     "chosen AS MATERIALIZED (
         SELECT id FROM (
-            SELECT c.id, c.priority
+            SELECT c.id, c.priority, c.rank
             FROM unnest($3::text[]) AS q (queue)
             CROSS JOIN LATERAL (
-                SELECT id, priority FROM live
+                SELECT id, priority, coalesce(live.rank, live.id) AS rank FROM live
                 WHERE live.queue = q.queue AND live.lane = $5 AND live.ready AND live.worker IS NULL
-                ORDER BY live.priority, live.id LIMIT $4 FOR UPDATE SKIP LOCKED
+                ORDER BY live.priority, coalesce(live.rank, live.id) LIMIT $4 FOR UPDATE SKIP LOCKED
             ) c
             WHERE EXISTS (SELECT FROM me)
         ) candidate
-        ORDER BY priority, id LIMIT $4
+        ORDER BY priority, rank LIMIT $4
     ), ",
     "ARRAY(SELECT id FROM chosen)",
     "$5"
@@ -237,6 +238,8 @@ fn claimed_task(row: &PgRow, before: Option<&ClaimedTask>) -> Result<ClaimedTask
         task_type: rows::name_like(row, "task_type", before.map(|task| &task.task_type))?,
         queue: rows::name_like(row, "queue", before.map(|task| &task.queue))?,
         priority: rows::priority(row)?,
+        rank: Rank(field(row, "rank")?),
+        fairness_key: rows::fairness_key(row)?,
         input: Json::from_stored(field(row, "input")?),
         limits: rows::limits(row)?,
         retry: rows::retry(row)?.map(Box::new),
@@ -282,7 +285,7 @@ impl PostgresStore {
                 tasks.sort_by_key(|task| place.get(&task.id).copied());
             }
             Claim::Next { .. } => self.turns.sort_and_note(&mut tasks),
-            Claim::Suspects { .. } => tasks.sort_by_key(|task| (task.priority, task.id)),
+            Claim::Suspects { .. } => tasks.sort_by_key(|task| (task.priority, task.rank)),
         }
         Ok(tasks)
     }
@@ -314,8 +317,11 @@ impl PostgresStore {
             ledger.note(batch, read.chain(unread));
         }
         if let Some(scan) = scan {
-            scan.end(tasks.len(), tasks.iter().map(|task| (&task.queue, task.priority, task.id)));
+            // Another lane's task may have the same rank.
+            let behind = |task: &ClaimedTask| Rank(task.rank.0 - 1);
+            scan.end(tasks.len(), tasks.iter().map(|task| (&task.queue, task.priority, behind(task))));
         }
+        self.clocks.note(&tasks);
         doubt.settled();
         drop(on_its_way);
         if !unreadable.is_empty() {
@@ -441,7 +447,7 @@ impl Turns {
     /// Puts what was taken in order, and notes who was served.
     fn sort_and_note(&self, tasks: &mut [ClaimedTask]) {
         let mut served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.sort_by(|a, b| (&a.queue, a.priority, a.id).cmp(&(&b.queue, b.priority, b.id)));
+        tasks.sort_by(|a, b| (&a.queue, a.priority, a.rank).cmp(&(&b.queue, b.priority, b.rank)));
         let (mut turn, mut group) = (0, None);
         let mut turns = HashMap::with_capacity(tasks.len());
         for task in tasks.iter() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use application::ports::{StoreError, Waiting};
 use domain::{Change, Counters, Event, State, TaskId, Timestamp, decide};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::{
     PostgresStore,
@@ -12,6 +12,7 @@ use crate::{
     clock::Clock,
     connections::Operation,
     error::Fault,
+    fair,
     flow::NEVER,
     rows::{self, field, limit},
 };
@@ -22,12 +23,12 @@ WITH due AS MATERIALIZED (
     ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), promoted AS (
     UPDATE live SET ready = true, due_at = NULL, changed_at = coalesce($1, now())
-    WHERE id = ANY(ARRAY(SELECT id FROM due)) RETURNING id, tenant, queue, priority, lane
+    WHERE id = ANY(ARRAY(SELECT id FROM due)) RETURNING id, tenant, queue, priority, rank, lane
 ), tallied AS (
     INSERT INTO tally_delta (tenant, queue, scheduled, pending)
     SELECT tenant, queue, -count(*), count(*) FROM promoted GROUP BY tenant, queue
 )
-SELECT id, queue, priority, lane FROM promoted ORDER BY id";
+SELECT id, queue, priority, coalesce(rank, id) AS rank, lane FROM promoted ORDER BY id";
 
 struct Promote {
     limit: usize,
@@ -38,8 +39,14 @@ impl Operation for Promote {
     type Output = Vec<Waiting>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Waiting>, Fault> {
-        let query = sqlx::query(PROMOTE).bind(self.clock.bind()).bind(limit(self.limit));
-        query.fetch_all(connection).await?.iter().map(rows::waiting).collect()
+        let now = self.clock.bind();
+        let mut transaction = connection.begin().await?;
+        let query = sqlx::query(PROMOTE).bind(now).bind(limit(self.limit));
+        let promoted = query.fetch_all(&mut *transaction).await?;
+        let mut promoted = promoted.iter().map(rows::waiting).collect::<Result<Vec<_>, _>>()?;
+        fair::rank(&mut transaction, &mut promoted, now).await?;
+        transaction.commit().await?;
+        Ok(promoted)
     }
 }
 

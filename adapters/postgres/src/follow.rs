@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     connections::Operation,
     error::Fault,
+    fair,
     flow::{count_items, tell},
     retry::ended_as,
     rows::{self, counters, failure, failure_text, field, in_lock_order, limit},
@@ -69,14 +70,14 @@ LEFT JOIN LATERAL (SELECT id FROM live WHERE live.id = asked.id LIMIT 1) l ON tr
 const RELEASE: &str = "
 WITH freed AS (
     UPDATE live SET ready = true, due_at = NULL, waits_for = NULL, changed_at = coalesce($1, now())
-    WHERE id = ANY($2) RETURNING id, tenant, queue, priority, lane
+    WHERE id = ANY($2) RETURNING id, tenant, queue, priority, rank, lane
 ), tallied AS (
     INSERT INTO tally_delta (tenant, queue, scheduled, pending)
     SELECT tenant, queue, -count(*), count(*) FROM freed GROUP BY tenant, queue
 ), untied AS (
     DELETE FROM dependency WHERE task = ANY($2)
 )
-SELECT id, queue, priority, lane FROM freed ORDER BY id";
+SELECT id, queue, priority, coalesce(rank, id) AS rank, lane FROM freed ORDER BY id";
 
 const END: &str = "
 WITH gone AS (
@@ -251,7 +252,8 @@ impl Step {
         }
         if !starts.is_empty() {
             let freed = sqlx::query(RELEASE).bind(self.now).bind(starts).fetch_all(&mut *connection).await?;
-            let freed = freed.iter().map(rows::waiting).collect::<Result<Vec<_>, _>>()?;
+            let mut freed = freed.iter().map(rows::waiting).collect::<Result<Vec<_>, _>>()?;
+            fair::rank(connection, &mut freed, self.now).await?;
             self.done.released.extend(freed);
         }
         self.end(connection, ends).await

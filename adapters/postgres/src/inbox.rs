@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use application::ports::{Accepted, InboxStore, Letter, StoreError, TakenIn};
 use async_trait::async_trait;
-use domain::{Json, Start, TaskId, TaskType};
+use domain::{Json, Rank, Start, TaskId, TaskType};
 use sqlx::{
-    PgConnection,
+    Connection, PgConnection,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::sync::Mutex;
@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     connections::Operation,
     error::Fault,
+    fair,
     rows::{self, failure_text, field, integer, interval, limit, micros, moment, retry_text},
 };
 
@@ -33,22 +34,23 @@ WITH gone AS (
                 WHEN s.delay > interval '0' THEN coalesce($1, now()) + s.delay END AS run_at, s.*
     FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::text[],
         $9::text[], $10::timestamptz[], $11::interval[], $12::timestamptz[], $13::integer[], $14::bigint[],
-        $15::bigint[], $16::text[], $17::text[], $18::bigint[])
+        $15::bigint[], $16::text[], $17::text[], $18::bigint[], $19::text[], $20::integer[])
         AS s (id, created_at, tenant, task_type, queue, priority, input, metadata, start_at, delay, expires_at,
-            max_attempts, soft_time_limit, time_limit, error, retry, keep_for)
+            max_attempts, soft_time_limit, time_limit, error, retry, keep_for, fairness_key, cost)
     WHERE (s.id IN (SELECT id FROM gone)) IS TRUE
 ), kept AS (
     INSERT INTO task (id, created_at, expires_at, soft_time_limit, time_limit, max_attempts, priority, tenant,
-        task_type, queue, input, metadata, retry, keep_for)
+        task_type, queue, input, metadata, retry, keep_for, fairness_key, cost)
     SELECT id, created_at, expires_at, soft_time_limit, time_limit, max_attempts, priority, tenant, task_type,
-        queue, input, metadata, retry, keep_for FROM taken
+        queue, input, metadata, retry, keep_for, fairness_key, cost FROM taken
 ), kept_for AS (
     -- Its number may be older than what a walk through the records has passed.
     INSERT INTO retention_look (task, look_at)
     SELECT id, coalesce($1, now()) + coalesce(keep_for * interval '1 microsecond', '1 hour') FROM taken
 ), begun AS (
-    INSERT INTO live (id, tenant, queue, priority, ready, due_at, expires_at)
-    SELECT id, tenant, queue, priority, run_at IS NULL, run_at, expires_at FROM taken WHERE error IS NULL
+    INSERT INTO live (id, tenant, queue, priority, rank, ready, due_at, expires_at)
+    SELECT id, tenant, queue, priority, CASE WHEN cost IS NOT NULL THEN -1 END, run_at IS NULL, run_at, expires_at
+    FROM taken WHERE error IS NULL
 ), refused AS (
     INSERT INTO outcome (task, ended_at, attempt, failures, crashes, status, error)
     SELECT id, coalesce($1, now()), 0, 0, 0, 'FAILED', error FROM taken WHERE error IS NOT NULL
@@ -58,7 +60,8 @@ WITH gone AS (
         count(*) FILTER (WHERE error IS NULL AND run_at IS NULL), count(error)
     FROM taken GROUP BY tenant, queue
 )
-SELECT id, CASE WHEN error IS NULL THEN run_at END AS run_at FROM taken";
+SELECT id, CASE WHEN error IS NULL THEN run_at END AS run_at,
+    cost IS NOT NULL AND run_at IS NULL AND error IS NULL AS lines_up FROM taken";
 
 /// What `submit_task` notifies.
 const CHANNEL: &str = "task_runner_inbox";
@@ -108,8 +111,10 @@ impl Operation for TakeIn {
                 self.letters.iter().map(|$letter| $value).collect::<Vec<_>>()
             };
         }
+        let now = self.clock.bind();
+        let mut transaction = connection.begin().await?;
         let taken = sqlx::query(TAKE_IN)
-            .bind(self.clock.bind())
+            .bind(now)
             .bind(column!(|letter| letter.id.0))
             .bind(column!(|letter| moment(letter.submitted_at)))
             .bind(column!(|letter| letter.task.tenant.as_str()))
@@ -133,12 +138,28 @@ impl Operation for TakeIn {
             .bind(column!(|letter| letter.refusal.as_ref().map(failure_text)))
             .bind(column!(|letter| retry_text(&letter.task.own)))
             .bind(column!(|letter| letter.task.own.keep_for.map(micros)))
-            .fetch_all(connection)
+            .bind(column!(|letter| letter.task.share.as_ref().and_then(|share| share
+                .key
+                .as_ref()?
+                .as_str()
+                .into())))
+            .bind(column!(|letter| letter.task.share.as_ref().map(|share| integer(share.cost.get()))))
+            .fetch_all(&mut *transaction)
             .await?;
-        taken
-            .iter()
-            .map(|row| Ok(TakenIn { id: TaskId(field(row, "id")?), run_at: field(row, "run_at")? }))
-            .collect()
+        let (mut answers, mut fair) = (Vec::with_capacity(taken.len()), Vec::new());
+        for row in &taken {
+            let id: i64 = field(row, "id")?;
+            answers.push(TakenIn { id: TaskId(id), run_at: field(row, "run_at")?, rank: Rank(id) });
+            if field(row, "lines_up")? {
+                fair.push(TaskId(id));
+            }
+        }
+        let ranks = fair::line_up(&mut transaction, fair, now).await?;
+        transaction.commit().await?;
+        for taken in &mut answers {
+            taken.rank = ranks.get(&taken.id).copied().unwrap_or(taken.rank);
+        }
+        Ok(answers)
     }
 }
 

@@ -14,6 +14,7 @@ mod delete;
 mod due;
 mod error;
 mod failed;
+mod fair;
 mod fire;
 mod fleet;
 mod flow;
@@ -22,6 +23,7 @@ mod follow;
 mod history;
 mod inbox;
 mod keys;
+mod lane;
 mod ledger;
 mod limits;
 mod marks;
@@ -60,7 +62,7 @@ use application::ports::{
 use async_trait::async_trait;
 use domain::{
     Attempt, Day, NewTask, Priority, QueueName, RetentionRules, Task, TaskId, Tenant, WorkerId,
-    ai::{UsageGroup, UsageGrouping},
+    ai::{Spending, UsageGroup, UsageGrouping},
     flow::BatchCounts,
 };
 use tokio::sync::Notify;
@@ -79,6 +81,7 @@ pub struct PostgresStore {
     submissions: submit::Submissions,
     ledgers: ledger::Ledgers,
     turns: claim::Turns,
+    clocks: fair::Clocks,
     claim_marks: marks::Marks,
     refill_marks: marks::Marks,
     tallies: tally::Tallies,
@@ -117,6 +120,7 @@ impl PostgresStore {
         let connections = Connections::new(target, *options);
         Ok(Self {
             submissions: submit::Submissions::new(&connections, &clock),
+            clocks: fair::Clocks::new(&connections),
             connections,
             clock,
             ledgers: ledger::Ledgers::default(),
@@ -222,6 +226,10 @@ impl TaskStore for PostgresStore {
         limit: usize,
     ) -> Result<Vec<UsageGroup>, StoreError> {
         self.usage_of(tenant, days, grouping, limit).await
+    }
+
+    async fn batch_usage(&self, tenant: &Tenant, batch: TaskId) -> Result<Spending, StoreError> {
+        self.usage_of_batch(tenant, batch).await
     }
 
     async fn chunks_after(
@@ -334,6 +342,10 @@ impl UpkeepStore for PostgresStore {
 
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
         self.forget_old_keys(limit).await
+    }
+
+    async fn forget_lanes(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.forget_idle_lanes(age, limit).await
     }
 
     async fn remove_old(

@@ -13,7 +13,7 @@ use std::{
 };
 
 use application::ports::Patience;
-use domain::{Priority, QueueName, TaskId};
+use domain::{Priority, QueueName, Rank};
 use tokio::time::Instant;
 
 /// The part of the time that whole scans may take.
@@ -53,7 +53,7 @@ pub(crate) struct Marks {
 
 #[derive(Debug, Default)]
 struct Book {
-    /// By queue and priority: nothing is expected up to this id.
+    /// By queue and priority: nothing is expected up to this rank.
     behind: HashMap<QueueName, [i64; PRIORITIES]>,
     /// A whole scan is on its way.
     under_way: bool,
@@ -83,7 +83,7 @@ impl Marks {
         book.took < self.slow || book.behind.contains_key(queue)
     }
 
-    /// Begins a scan of these queues: for each, and in each for each priority, the id behind which it begins.
+    /// Begins a scan of these queues: for each, and in each for each priority, the rank behind which it begins.
     pub(crate) fn begin<'q>(
         &self,
         queues: impl IntoIterator<Item = &'q QueueName>,
@@ -111,17 +111,17 @@ impl Scan<'_> {
     pub(crate) fn end<'q>(
         self,
         found: usize,
-        passed: impl IntoIterator<Item = (&'q QueueName, Priority, TaskId)>,
+        passed: impl IntoIterator<Item = (&'q QueueName, Priority, Rank)>,
     ) {
         let mut book = self.marks.book();
         book.found = book.found.saturating_add(found);
-        for (queue, priority, id) in passed {
+        for (queue, priority, rank) in passed {
             let behind = match book.behind.get_mut(queue) {
                 Some(behind) => behind,
                 None => book.behind.entry(queue.clone()).or_insert([-1; PRIORITIES]),
             };
             let behind = &mut behind[usize::from(priority.get())];
-            *behind = (*behind).max(id.0);
+            *behind = (*behind).max(rank.0);
         }
     }
 }
@@ -159,7 +159,7 @@ mod tests {
         let (scan, from) = begin(&[&queue]);
         assert_eq!(from, behind(0, -1), "the first scan is whole");
         tokio::time::advance(Duration::from_millis(50)).await;
-        scan.end(FEW - 1, [(&queue, urgent, TaskId(7)), (&queue, urgent, TaskId(5))]);
+        scan.end(FEW - 1, [(&queue, urgent, Rank(7)), (&queue, urgent, Rank(5))]);
         let (scan, from) = begin(&[&queue]);
         assert_eq!(from, behind(0, -1), "few have been found yet");
         tokio::time::advance(Duration::from_millis(50)).await;
@@ -184,7 +184,7 @@ mod tests {
         let (marks, queue) = (Marks::new(SLOW, Share::Quarter), QueueName::default_queue());
         let (scan, _) = marks.begin([&queue], Patience::Little);
         tokio::time::advance(SLOW).await;
-        scan.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
+        scan.end(1, [(&queue, Priority::FIRST, Rank(7))]);
         assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, 7));
         tokio::time::advance(Share::SELDOM).await;
         assert_eq!(marks.begin([&queue], Patience::Little).1, behind(0, 7), "who cannot wait is spared");
@@ -197,7 +197,7 @@ mod tests {
         let (scan, _) = marks.begin([&queue], Patience::Any);
         tokio::time::advance(Share::SELDOM * 2).await;
         drop(scan); // the statement's time was over
-        marks.begin([&queue], Patience::Little).0.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
+        marks.begin([&queue], Patience::Little).0.end(1, [(&queue, Priority::FIRST, Rank(7))]);
         assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, 7));
         tokio::time::advance(Share::SELDOM * 6).await;
         assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, -1));
@@ -208,7 +208,7 @@ mod tests {
         let (marks, queue) = (Marks::new(SLOW, Share::Twentieth), QueueName::default_queue());
         let (scan, _) = marks.begin([&queue], Patience::Any);
         tokio::time::advance(Share::SELDOM).await;
-        scan.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
+        scan.end(1, [(&queue, Priority::FIRST, Rank(7))]);
         tokio::time::advance(Share::SELDOM * 19 - SLOW).await;
         assert_eq!(marks.begin([&queue], Patience::Any).1, behind(0, 7));
         tokio::time::advance(SLOW).await;
@@ -223,7 +223,7 @@ mod tests {
         tokio::time::advance(SLOW).await;
         scan.end(0, []);
         assert!(!marks.lets_look_soon(&queue));
-        marks.begin([&queue], Patience::Any).0.end(1, [(&queue, Priority::FIRST, TaskId(7))]);
+        marks.begin([&queue], Patience::Any).0.end(1, [(&queue, Priority::FIRST, Rank(7))]);
         assert!(marks.lets_look_soon(&queue), "it begins behind what was found");
     }
 }

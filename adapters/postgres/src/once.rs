@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use application::ports::{Receipt, Submitted};
 use domain::{
-    Idempotency, IdempotencyKey, NewTask, Start, Status, TaskId, Tenant, Timestamp, Unique, UniqueKey,
+    Idempotency, IdempotencyKey, NewTask, Rank, Start, Status, TaskId, Tenant, Timestamp, Unique, UniqueKey,
 };
 use sqlx::{Connection, PgConnection};
 
@@ -245,7 +245,7 @@ async fn used_keys(
         let id = TaskId(field(row, "task")?);
         let first = if field(row, "same")? {
             let (created_at, run_at) = (field(row, "created_at")?, field(row, "run_at")?);
-            Submitted::Replayed(Receipt { id, created_at, run_at })
+            Submitted::Replayed(Receipt { id, created_at, run_at, rank: Rank(id.0) })
         } else {
             Submitted::KeyReused(id)
         };

@@ -52,7 +52,8 @@ impl Operation for PauseQueue {
     }
 }
 
-/// The first of each priority; each is looked for where the index of waiting tasks says, see [`crate::claim`].
+/// The oldest of the first of each priority, where the first are looked for as the index of waiting tasks has them (see
+/// [`crate::claim`]): in a fair queue each lane that waits has its first task among the first of all.
 const WAITING_SINCE: &str = "
 SELECT q.queue, min(coalesce(first.changed_at, t.created_at)) AS since
 FROM unnest($1::text[]) AS q (queue)
@@ -60,8 +61,8 @@ CROSS JOIN generate_series(0, 9) AS level
 CROSS JOIN LATERAL (
     SELECT id, changed_at FROM live
     WHERE live.queue = q.queue AND live.lane = 0 AND live.ready AND live.worker IS NULL
-        AND (live.priority, live.id) > (level::smallint, -1::bigint) AND live.priority <= level::smallint
-    ORDER BY live.priority, live.id LIMIT 1
+        AND (live.priority, coalesce(live.rank, live.id)) > (level::smallint, -1::bigint) AND live.priority <= level::smallint
+    ORDER BY live.priority, coalesce(live.rank, live.id) LIMIT 100
 ) first
 CROSS JOIN LATERAL (SELECT created_at FROM task WHERE task.id = first.id LIMIT 1) t
 GROUP BY q.queue ORDER BY q.queue COLLATE \"C\"";
@@ -122,14 +123,14 @@ impl Operation for Purge {
 
 /// The first of each priority, with what decides about the next one.
 const AGEING: &str = "
-SELECT first.id, first.priority AS rank, t.priority, coalesce(first.changed_at, t.created_at) AS since,
+SELECT first.id, first.priority AS urgency, t.priority, coalesce(first.changed_at, t.created_at) AS since,
     coalesce($1, now()) AS now
 FROM generate_series(1, 9) AS level
 CROSS JOIN LATERAL (
     SELECT id, priority, changed_at FROM live
     WHERE live.queue = $2 AND live.lane = 0 AND live.ready AND live.worker IS NULL
-        AND (live.priority, live.id) > (level::smallint, -1::bigint) AND live.priority <= level::smallint
-    ORDER BY live.priority, live.id LIMIT $3
+        AND (live.priority, coalesce(live.rank, live.id)) > (level::smallint, -1::bigint) AND live.priority <= level::smallint
+    ORDER BY live.priority, coalesce(live.rank, live.id) LIMIT $3
 ) first
 CROSS JOIN LATERAL (SELECT priority, created_at FROM task WHERE task.id = first.id LIMIT 1) t
 ORDER BY first.id";
@@ -140,7 +141,7 @@ const RAISE: &str = "
 UPDATE live SET priority = ($2::smallint[])[width_bucket(id, $1::bigint[])]
 WHERE id = ANY($1) AND (ready AND worker IS NULL AND lane = 0
     AND priority > ($2::smallint[])[width_bucket(id, $1::bigint[])]) IS TRUE
-RETURNING id, queue, priority, lane";
+RETURNING id, queue, priority, coalesce(rank, id) AS rank, lane";
 
 struct Age {
     queue: QueueName,
@@ -162,9 +163,9 @@ impl Operation for Age {
         let (mut ids, mut priorities) = (Vec::<i64>::new(), Vec::new());
         for row in &rows {
             let (since, now): (Timestamp, Timestamp) = (field(row, "since")?, field(row, "now")?);
-            let rank: i16 = field(row, "rank")?;
+            let urgency: i16 = field(row, "urgency")?;
             let aged = rows::priority(row)?.aged((now - since).to_std().unwrap_or_default(), self.every);
-            if i16::from(aged.get()) < rank {
+            if i16::from(aged.get()) < urgency {
                 ids.push(field(row, "id")?);
                 priorities.push(i16::from(aged.get()));
             }

@@ -8,7 +8,7 @@ use domain::{
     Timestamp,
     ai::{Meter, Verdict},
 };
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, postgres::PgRow};
 
 use crate::{
     PostgresStore,
@@ -68,16 +68,31 @@ impl Operation for TakeSteps {
 
 async fn locked(connection: &mut PgConnection, names: &[&str]) -> Result<BTreeMap<String, Meter>, Fault> {
     let rows = sqlx::query(LOCK).bind(names).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| {
-            let (name, state): (String, String) = (field(row, "name")?, field(row, "state")?);
-            Ok((name, serde_json::from_str(&state).map_err(unreadable)?))
-        })
-        .collect()
+    rows.iter().map(meter).collect()
+}
+
+fn meter(row: &PgRow) -> Result<(String, Meter), Fault> {
+    let (name, state): (String, &str) = (field(row, "name")?, field(row, "state")?);
+    Ok((name, serde_json::from_str(state).map_err(unreadable)?))
 }
 
 fn unreadable(error: serde_json::Error) -> Fault {
     Fault::Unreadable(format!("a meter: {error}"))
+}
+
+pub(crate) const READ: &str = "SELECT name, state FROM meter WHERE name = ANY($1)";
+
+struct ReadMeters {
+    names: Vec<String>,
+}
+
+impl Operation for ReadMeters {
+    type Output = Vec<(String, Meter)>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Fault> {
+        let rows = sqlx::query(READ).bind(&self.names).fetch_all(connection).await?;
+        rows.iter().map(meter).collect()
+    }
 }
 
 struct Forget {
@@ -105,6 +120,10 @@ impl Operation for Forget {
 impl QuotaStore for PostgresStore {
     async fn meter(&self, steps: &[Metered]) -> Result<Vec<Verdict>, StoreError> {
         self.connections.run(TakeSteps { steps: steps.to_vec(), clock: self.clock.clone() }).await
+    }
+
+    async fn read_meters(&self, names: &[String]) -> Result<Vec<(String, Meter)>, StoreError> {
+        self.connections.run(ReadMeters { names: names.to_vec() }).await
     }
 
     async fn forget_meters(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {

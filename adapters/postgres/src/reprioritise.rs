@@ -26,7 +26,7 @@ impl Operation for Reprioritise {
         let mut transaction = connection.begin().await?;
         let ids = in_lock_order(self.ids.iter().copied());
         let held = sqlx::query(
-            "SELECT l.id, l.queue, l.priority, l.lane, l.ready, l.worker IS NOT NULL AS running
+            "SELECT l.id, l.queue, l.priority, coalesce(l.rank, l.id) AS rank, l.lane, l.ready, l.worker IS NOT NULL AS running
              FROM unnest($2::bigint[]) AS asked (id)
              CROSS JOIN LATERAL (SELECT * FROM live WHERE live.id = asked.id AND live.tenant = $1 FOR UPDATE) l",
         )

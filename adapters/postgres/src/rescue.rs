@@ -151,7 +151,7 @@ impl Operation for ByBatches {
              CROSS JOIN LATERAL unnest(b.ids) AS taken (id)
              CROSS JOIN LATERAL (
                 SELECT id, worker, attempt, failures, crashes, forgiven_failures, forgiven_crashes, cancel_requested,
-                    queue, priority, lane
+                    queue, priority, coalesce(rank, id) AS rank, lane
                 FROM live WHERE live.id = taken.id AND live.worker = gone.worker LIMIT 1
              ) l
              LIMIT $2",
@@ -231,7 +231,7 @@ impl Operation for AuditPage {
         let rows = sqlx::query(
             "WITH page AS MATERIALIZED (
                 SELECT id, worker, attempt, failures, crashes, forgiven_failures, forgiven_crashes, cancel_requested,
-                    queue, priority, lane
+                    queue, priority, coalesce(rank, id) AS rank, lane
                 FROM live WHERE id > $1 ORDER BY id LIMIT $2
              )
              SELECT (SELECT CASE WHEN count(*) = $2 THEN max(id) END FROM page) AS last, o.*

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use application::ports::{Retry, RetryOutcome, StoreError, Waiting};
 use domain::{
-    Change, Counters, End, Event, QueueName, Refusal, State, Status, Suspicion, TaskId, TaskType, Tenant,
-    decide, flow::is_batch,
+    Change, Counters, End, Event, QueueName, Rank, Refusal, State, Status, Suspicion, TaskId, TaskType,
+    Tenant, decide, flow::is_batch,
 };
 use sqlx::{Connection, PgConnection};
 
@@ -14,6 +14,7 @@ use crate::{
     clock::Clock,
     connections::Operation,
     error::Fault,
+    fair,
     flow_retry::Back,
     follow::needs,
     rows::{self, counters, field, in_lock_order, integer},
@@ -28,7 +29,7 @@ struct RetryTasks {
 /// The last attempt goes from the outcome to the other attempts, and the task among the waiting, in the ordinary lane.
 pub(crate) const REOPEN: &str = "
 WITH again AS MATERIALIZED (
-    SELECT r.*, o.*, t.tenant, t.queue, t.priority, t.unique_key,
+    SELECT r.*, o.*, t.tenant, t.queue, t.priority, t.unique_key, CASE WHEN t.cost IS NOT NULL THEN -1 END AS rank,
         CASE WHEN t.expires_at > coalesce($1, now()) THEN t.expires_at END AS patience,
         t.expires_at <= coalesce($1, now()) AS impatient
     FROM unnest($2::bigint[], $3::text[], $4::integer[], $5::integer[]) AS r (id, input, forgiven_failures, forgiven_crashes)
@@ -37,7 +38,7 @@ WITH again AS MATERIALIZED (
         FROM outcome WHERE outcome.task = r.id LIMIT 1
     ) o
     CROSS JOIN LATERAL (
-        SELECT tenant, queue, priority, unique_key, expires_at FROM task WHERE task.id = r.id LIMIT 1
+        SELECT tenant, queue, priority, unique_key, expires_at, cost FROM task WHERE task.id = r.id LIMIT 1
     ) t
 ), kept AS (
     INSERT INTO attempt (task, worker, started_at, ended_at, attempt, outcome, error)
@@ -46,9 +47,9 @@ WITH again AS MATERIALIZED (
     DELETE FROM outcome WHERE task = ANY(ARRAY(SELECT id FROM again))
 ), begun AS (
     INSERT INTO live (id, expires_at, started_at, changed_at, attempt, failures, crashes, forgiven_failures,
-        forgiven_crashes, priority, ready, tenant, queue, unique_key, error)
+        forgiven_crashes, priority, rank, ready, tenant, queue, unique_key, error)
     SELECT id, patience, started_at, coalesce($1, now()), attempt, failures, crashes, forgiven_failures,
-        forgiven_crashes, priority, true, tenant, queue, unique_key, error
+        forgiven_crashes, priority, rank, true, tenant, queue, unique_key, error
     FROM again
 ), edited AS (
     UPDATE task SET input = coalesce(again.input, task.input), expires_at = again.patience
@@ -73,9 +74,10 @@ impl Operation for RetryTasks {
         // As a deletion does: first the submissions, then where they stand, so that it stays so.
         let ids = in_lock_order(self.tasks.iter().map(|retry| retry.id));
         let known = sqlx::query(
-            "SELECT t.id, t.queue, t.priority, t.task_type, t.needs FROM unnest($2::bigint[]) AS asked (id)
+            "SELECT t.id, t.queue, t.priority, t.task_type, t.needs, t.cost IS NOT NULL AS is_fair
+             FROM unnest($2::bigint[]) AS asked (id)
              CROSS JOIN LATERAL (
-                SELECT id, queue, priority, task_type, needs FROM task WHERE task.id = asked.id AND task.tenant = $1 FOR UPDATE
+                SELECT id, queue, priority, task_type, needs, cost FROM task WHERE task.id = asked.id AND task.tenant = $1 FOR UPDATE
              ) t",
         )
         .bind(self.tenant.as_str())
@@ -87,7 +89,8 @@ impl Operation for RetryTasks {
         for row in &known {
             let (queue, priority) = (rows::name::<QueueName>(row, "queue")?, rows::priority(row)?);
             let id = TaskId(field(row, "id")?);
-            places.insert(id, Waiting { id, queue, priority, suspicion: Suspicion::None });
+            let rank = if field(row, "is_fair")? { fair::UNRANKED } else { Rank(id.0) };
+            places.insert(id, Waiting { id, queue, priority, rank, suspicion: Suspicion::None });
             let task_type: TaskType = rows::name(row, "task_type")?;
             if is_batch(&task_type) || field::<Option<&str>>(row, "needs")?.is_some() {
                 flows.insert(id, (task_type, needs(row)?));
@@ -135,6 +138,11 @@ impl Operation for RetryTasks {
             self.tasks.iter().any(|retry| retry.id == id && retry.input.is_some())
         })
         .await?;
+        let places = outcomes.values_mut().filter_map(|outcome| match outcome {
+            RetryOutcome::Waiting(place, _) => Some(place),
+            _ => None,
+        });
+        fair::rank(&mut transaction, places, self.clock.bind()).await?;
         transaction.commit().await?;
         // A task that is named twice waits already when its turn comes again.
         let again = |outcome: &mut RetryOutcome| match outcome {

@@ -4,8 +4,9 @@ use std::{borrow::Cow, str::FromStr, time::Duration};
 
 use application::ports::Waiting;
 use domain::{
-    Counters, ErrorClass, Failure, Json, Limits, OwnTerms, Priority, QueueName, RetryPolicy, RetryTerms,
-    Status, Suspicion, Task, TaskId, Timestamp, UniqueKey, progress::Progress, task::ProgressReport,
+    Counters, ErrorClass, Failure, FairnessKey, Json, Limits, OwnTerms, Priority, QueueName, Rank,
+    RetryPolicy, RetryTerms, Status, Suspicion, Task, TaskId, Timestamp, UniqueKey, progress::Progress,
+    task::ProgressReport,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow, postgres::types::PgInterval};
@@ -27,7 +28,7 @@ macro_rules! select_tasks {
                 coalesce(o.error, CASE WHEN l.worker IS NULL THEN l.error END) AS error,
                 coalesce(o.ended_at, l.changed_at) AS updated_at,
                 CASE WHEN l.waits_for IS NULL THEN l.due_at END AS run_at,
-                l.waits_for, t.needs, t.batch,
+                l.waits_for, t.needs, t.batch, t.fairness_key,
                 coalesce(o.started_at, l.started_at) AS started_at,
                 o.ended_at AS completed_at,
                 p.current, p.total, p.message, p.updated_at AS progress_at ",
@@ -151,6 +152,7 @@ pub(crate) fn waiting(row: &PgRow) -> Result<Waiting, Fault> {
         id: TaskId(field(row, "id")?),
         queue: name::<QueueName>(row, "queue")?,
         priority: priority(row)?,
+        rank: Rank(field(row, "rank")?),
         suspicion: suspicion(field(row, "lane")?),
     })
 }
@@ -198,7 +200,13 @@ fn read_task(row: &PgRow, id: TaskId) -> Result<Task, Fault> {
         },
         waits_for: field::<Option<i32>>(row, "waits_for")?.map(|open| open.max(0).unsigned_abs()),
         batch: field::<Option<i64>>(row, "batch")?.map(TaskId),
+        fairness_key: fairness_key(row)?,
     })
+}
+
+pub(crate) fn fairness_key(row: &PgRow) -> Result<Option<FairnessKey>, Fault> {
+    let key: Option<&str> = field(row, "fairness_key")?;
+    key.map(|_| name(row, "fairness_key")).transpose()
 }
 
 fn json(row: &PgRow, column: &str) -> Result<Option<Json>, Fault> {

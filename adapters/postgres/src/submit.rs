@@ -4,14 +4,19 @@ use application::{
     combine::{Combiner, Together},
     ports::{Receipt, StoreError, Submitted},
 };
-use domain::{NewTask, Start, TaskId, Timestamp};
-use sqlx::{PgConnection, Postgres, postgres::PgArguments, query::Query};
+use domain::{NewTask, Rank, Start, TaskId, Timestamp};
+use sqlx::{
+    PgConnection, Postgres,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
 use crate::{
     PostgresStore,
     clock::Clock,
     connections::{Connections, Operation},
     error::Fault,
+    fair,
     once::SubmitOnce,
     rows::{field, integer, interval, micros, moment, retry_text},
 };
@@ -72,10 +77,10 @@ const SUBMIT: &str = submit!("nextval('task_id')", "", "", "", "", "");
 /// has looked.
 const SUBMIT_WITH_KEYS: &str = submit!(
     "nextval('task_id')",
-    ", $14::text[], $15::text[], $16::bytea[], $17::text[], $18::bigint[]",
-    ", unique_key, key, fingerprint, retry, keep_for",
-    ", unique_key, retry, keep_for",
-    ", unique_key",
+    ", $14::text[], $15::text[], $16::bytea[], $17::text[], $18::bigint[], $19::text[], $20::integer[], $21::bigint[]",
+    ", unique_key, key, fingerprint, retry, keep_for, fairness_key, cost, rank",
+    ", unique_key, retry, keep_for, fairness_key, cost",
+    ", unique_key, rank",
     ", kept_for AS (
         INSERT INTO retention_look (task, look_at)
         SELECT id, created_at + keep_for * interval '1 microsecond' FROM submitted WHERE keep_for IS NOT NULL
@@ -90,11 +95,11 @@ const SUBMIT_WITH_KEYS: &str = submit!(
 /// As [`SUBMIT_WITH_KEYS`], of tasks that wait for others: their numbers were drawn before, since they name each other.
 const SUBMIT_FLOW: &str = submit!(
     "s.number",
-    ", $14::text[], $15::text[], $16::bytea[], $17::text[], $18::bigint[], $19::bigint[], $20::bigint[],
-        $21::text[], $22::integer[], $23::boolean[]",
-    ", unique_key, key, fingerprint, retry, keep_for, number, batch, needs, waits_for, awaited",
-    ", unique_key, retry, keep_for, batch, needs",
-    ", unique_key, waits_for, awaited",
+    ", $14::text[], $15::text[], $16::bytea[], $17::text[], $18::bigint[], $19::text[], $20::integer[], $21::bigint[],
+        $22::bigint[], $23::bigint[], $24::text[], $25::integer[], $26::boolean[]",
+    ", unique_key, key, fingerprint, retry, keep_for, fairness_key, cost, rank, number, batch, needs, waits_for, awaited",
+    ", unique_key, retry, keep_for, fairness_key, cost, batch, needs",
+    ", unique_key, rank, waits_for, awaited",
     ", kept_for AS (
         INSERT INTO retention_look (task, look_at)
         SELECT id, created_at + keep_for * interval '1 microsecond' FROM submitted WHERE keep_for IS NOT NULL
@@ -146,7 +151,26 @@ pub(crate) async fn insert_with_keys(
     now: Option<Timestamp>,
 ) -> Result<Vec<Receipt>, Fault> {
     let query = bind_keys(bind(SUBMIT_WITH_KEYS, tasks, now), tasks);
-    query.fetch_all(connection).await?.iter().map(receipt).collect()
+    let rows = query.fetch_all(&mut *connection).await?;
+    lined_up(connection, tasks, &rows, now).await
+}
+
+/// The receipts of tasks that are stored; those that begin to wait in a fair queue get their ranks.
+async fn lined_up(
+    connection: &mut PgConnection,
+    tasks: &[&NewTask],
+    rows: &[PgRow],
+    now: Option<Timestamp>,
+) -> Result<Vec<Receipt>, Fault> {
+    let mut receipts = rows.iter().map(receipt).collect::<Result<Vec<_>, _>>()?;
+    let begin = |(task, receipt): &(&&NewTask, &Receipt)| task.share.is_some() && receipt.run_at.is_none();
+    let fair: Vec<TaskId> =
+        tasks.iter().zip(&receipts).filter(begin).map(|(_, receipt)| receipt.id).collect();
+    let ranks = fair::line_up(connection, fair, now).await?;
+    for receipt in &mut receipts {
+        receipt.rank = ranks.get(&receipt.id).copied().unwrap_or(receipt.rank);
+    }
+    Ok(receipts)
 }
 
 /// What ties a task of a flow to others.
@@ -176,7 +200,8 @@ pub(crate) async fn insert_flow(
         .bind(ties.iter().map(|ties| ties.needs.as_deref()).collect::<Vec<_>>())
         .bind(ties.iter().map(|ties| ties.waits_for).collect::<Vec<_>>())
         .bind(ties.iter().map(|ties| ties.awaited).collect::<Vec<_>>());
-    query.fetch_all(connection).await?.iter().map(receipt).collect()
+    let rows = query.fetch_all(&mut *connection).await?;
+    lined_up(connection, tasks, &rows, now).await
 }
 
 fn bind_keys<'q>(
@@ -184,6 +209,7 @@ fn bind_keys<'q>(
     tasks: &[&'q NewTask],
 ) -> Query<'q, Postgres, PgArguments> {
     let idempotency = || tasks.iter().map(|task| task.idempotency.as_ref());
+    let shares = || tasks.iter().map(|task| task.share.as_ref());
     let unique = tasks.iter().map(|task| task.unique.as_ref().map(|unique| unique.key.as_str()));
     query
         .bind(unique.collect::<Vec<_>>())
@@ -191,6 +217,13 @@ fn bind_keys<'q>(
         .bind(idempotency().map(|once| once.map(|once| once.fingerprint.as_slice())).collect::<Vec<_>>())
         .bind(tasks.iter().map(|task| retry_text(&task.own)).collect::<Vec<_>>())
         .bind(tasks.iter().map(|task| task.own.keep_for.map(micros)).collect::<Vec<_>>())
+        .bind(
+            shares()
+                .map(|share| share.and_then(|share| share.key.as_ref()).map(|key| key.as_str()))
+                .collect::<Vec<_>>(),
+        )
+        .bind(shares().map(|share| share.map(|share| integer(share.cost.get()))).collect::<Vec<_>>())
+        .bind(shares().map(|share| share.map(|_| fair::UNRANKED.0)).collect::<Vec<_>>())
 }
 
 fn bind_one(task: &NewTask, now: Option<Timestamp>) -> Query<'_, Postgres, PgArguments> {
@@ -240,9 +273,11 @@ fn bind<'q>(
         .bind(column!(|task| micros(task.limits.time_limit)))
 }
 
-fn receipt(row: &sqlx::postgres::PgRow) -> Result<Receipt, Fault> {
+fn receipt(row: &PgRow) -> Result<Receipt, Fault> {
+    let id: i64 = field(row, "id")?;
     Ok(Receipt {
-        id: TaskId(field(row, "id")?),
+        id: TaskId(id),
+        rank: Rank(id),
         created_at: field(row, "created_at")?,
         run_at: field(row, "run_at")?,
     })
@@ -251,7 +286,8 @@ fn receipt(row: &sqlx::postgres::PgRow) -> Result<Receipt, Fault> {
 /// Submissions that arrive while others are being stored are stored together: one statement and one commit for all.
 pub(crate) struct Submissions {
     plain: Combiner<NewTask, Submitted>,
-    /// Those with keys have to be looked up first. They keep each other company, and hold up no others.
+    /// Those with keys have to be looked up first, those of fair queues wait for their lanes. They keep each other company,
+    /// and hold up no others.
     with_keys: Combiner<NewTask, Submitted>,
 }
 
@@ -280,8 +316,10 @@ impl PostgresStore {
             return Ok(Vec::new());
         }
         self.tallied();
-        let is_plain =
-            |task: &NewTask| task.idempotency.is_none() && task.unique.is_none() && task.own.is_empty();
+        let is_plain = |task: &NewTask| {
+            let NewTask { idempotency, unique, own, share, .. } = task;
+            idempotency.is_none() && unique.is_none() && own.is_empty() && share.is_none()
+        };
         let with_keys = !tasks.iter().all(is_plain);
         let Submissions { plain, with_keys: keyed } = &self.submissions;
         if with_keys { keyed } else { plain }.call(tasks.to_vec()).await

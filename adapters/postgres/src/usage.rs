@@ -14,6 +14,7 @@ use crate::{
     clock::Clock,
     connections::Operation,
     error::Fault,
+    fair,
     rows::{field, integer, limit},
 };
 
@@ -50,7 +51,8 @@ pub(crate) async fn keep(
     .bind(calls)
     .execute(&mut *connection)
     .await?;
-    add_to_the_day(connection, &told, clock).await
+    add_to_the_day(connection, &told, clock).await?;
+    fair::learn(connection, &told, clock.bind()).await
 }
 
 /// In the order of the key, whoever adds, so that additions never wait in a circle.
@@ -161,6 +163,37 @@ impl Operation for Usage {
     }
 }
 
+/// Items are read in pages, so that a large batch takes neither long statements nor much memory.
+const ITEMS: usize = 1_000;
+
+pub(crate) const OF_BATCH: &str = "
+SELECT t.id, ARRAY(SELECT calls FROM model_call WHERE model_call.task = t.id) AS calls
+FROM task t WHERE t.batch = $2 AND t.tenant = $1 AND t.id > $3 ORDER BY t.id LIMIT $4";
+
+struct OfBatch {
+    tenant: Tenant,
+    batch: TaskId,
+    after: i64,
+}
+
+impl Operation for OfBatch {
+    /// The sum over a page, and where the next one begins.
+    type Output = (Spending, Option<i64>);
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Self::Output, Fault> {
+        let query = sqlx::query(OF_BATCH).bind(self.tenant.as_str()).bind(self.batch.0);
+        let rows = query.bind(self.after).bind(limit(ITEMS)).fetch_all(connection).await?;
+        let mut sum = Spending::default();
+        for row in &rows {
+            for text in field::<Vec<String>>(row, "calls")? {
+                sum = sum.plus(Spending::of(&calls(Some(&text))?));
+            }
+        }
+        let last = rows.last().filter(|_| rows.len() == ITEMS).map(|row| field(row, "id")).transpose()?;
+        Ok((sum, last))
+    }
+}
+
 impl PostgresStore {
     pub(crate) async fn usage_of(
         &self,
@@ -170,5 +203,20 @@ impl PostgresStore {
         limit: usize,
     ) -> Result<Vec<UsageGroup>, StoreError> {
         self.connections.run(Usage { tenant: tenant.clone(), days, grouping, limit }).await
+    }
+
+    pub(crate) async fn usage_of_batch(
+        &self,
+        tenant: &Tenant,
+        batch: TaskId,
+    ) -> Result<Spending, StoreError> {
+        let (mut sum, mut after) = (Spending::default(), Some(i64::MIN));
+        while let Some(from) = after {
+            let page = OfBatch { tenant: tenant.clone(), batch, after: from };
+            let (more, last) = self.connections.run(page).await?;
+            sum = sum.plus(more);
+            after = last;
+        }
+        Ok(sum)
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, iter};
 
 use application::ports::{Patience, StoreError, Waiting};
-use domain::{QueueName, Suspicion, TaskId};
+use domain::{QueueName, Rank, Suspicion, TaskId};
 use sqlx::{PgConnection, postgres::PgRow};
 
 use crate::{
@@ -13,15 +13,16 @@ use crate::{
     rows::{self, field, limit},
 };
 
-/// The first `$2` of queue `$1`, each priority from behind an id on (`$3`, see [`crate::marks`]).
+/// The first `$2` of queue `$1`, each priority from behind a rank on (`$3`, see [`crate::marks`]).
 pub(crate) const WAITING: &str = "
-SELECT found.id, found.priority
+SELECT found.id, found.priority, found.rank
 FROM generate_series(0, 9) AS level
 CROSS JOIN LATERAL (
-    SELECT id, priority FROM live
+    SELECT id, priority, coalesce(live.rank, live.id) AS rank FROM live
     WHERE live.queue = $1 AND live.lane = 0 AND live.ready AND live.worker IS NULL
-        AND (live.priority, live.id) > (level::smallint, ($3::bigint[])[level + 1]) AND live.priority <= level::smallint
-    ORDER BY live.priority, live.id
+        AND (live.priority, coalesce(live.rank, live.id)) > (level::smallint, ($3::bigint[])[level + 1])
+        AND live.priority <= level::smallint
+    ORDER BY live.priority, coalesce(live.rank, live.id)
 ) found
 LIMIT $2";
 
@@ -40,7 +41,7 @@ WITH RECURSIVE other AS (
 )
 SELECT queue FROM other WHERE queue IS NOT NULL AND NOT queue = ANY($1) AND (
     SELECT true FROM live WHERE live.queue = other.queue AND live.ready AND live.worker IS NULL
-    ORDER BY live.lane, live.priority, live.id LIMIT 1
+    ORDER BY live.lane, live.priority, coalesce(live.rank, live.id) LIMIT 1
 )"#;
 
 /// Before and after every name of a queue.
@@ -60,7 +61,8 @@ impl Operation for FirstWaiting {
         let query = sqlx::query(WAITING).bind(self.queue.as_str()).bind(limit(self.limit)).bind(&self.behind);
         let waiting = |row: &PgRow| {
             let (id, queue) = (TaskId(field(row, "id")?), self.queue.clone());
-            Ok(Waiting { id, queue, priority: rows::priority(row)?, suspicion: Suspicion::None })
+            let (priority, rank) = (rows::priority(row)?, Rank(field(row, "rank")?));
+            Ok(Waiting { id, queue, priority, rank, suspicion: Suspicion::None })
         };
         query.fetch_all(connection).await?.iter().map(waiting).collect()
     }
@@ -94,7 +96,7 @@ impl PostgresStore {
         let waiting = self.connections.run(FirstWaiting { queue: queue.clone(), limit, behind }).await?;
         // Nobody waits before the first that was found; what was found still does, wherever the order keeps it.
         let firsts = waiting.chunk_by(|one, next| one.priority == next.priority).filter_map(<[_]>::first);
-        scan.end(waiting.len(), firsts.map(|first| (queue, first.priority, TaskId(first.id.0 - 1))));
+        scan.end(waiting.len(), firsts.map(|first| (queue, first.priority, Rank(first.rank.0 - 1))));
         Ok(waiting)
     }
 

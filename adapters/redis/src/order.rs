@@ -1,6 +1,6 @@
 //! Who goes next: a bounded window per queue, in Redis.
 //!
-//! Each queue has a sorted set of at most [`RedisOrder::window`] waiting ids, scored so that priority and then id give
+//! Each queue has a sorted set of at most [`RedisOrder::window`] waiting ids, scored so that priority and then rank give
 //! the order. One promise keeps priorities true beyond the window: **every waiting task that sorts before the window's
 //! last entry is in the window**. So a push into a window that is not known to hold all that waits adds only what sorts
 //! before the last entry, and the rest is counted as skipped: it stays in the store until the window is refilled.
@@ -39,7 +39,7 @@ static MARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order
 static REFILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order/refill.lua")));
 static WITHDRAW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("order/withdraw.lua")));
 
-/// Scores are `priority * PRIORITY_STEP + id`: ids up to 562,949,953,421,311 and all sums below 2^53, up to which a
+/// Scores are `priority * PRIORITY_STEP + rank`: ranks up to 562,949,953,421,311 and all sums below 2^53, up to which a
 /// floating-point score is exact. `pop.lua` knows this number too.
 const PRIORITY_STEP: i64 = 1 << 49;
 
@@ -209,19 +209,19 @@ impl Order for RedisOrder {
 
 /// A task as an entry of a sorted set.
 fn scored(task: &Waiting) -> Result<(i64, i64), StoreError> {
-    let id = task.id.0;
-    if !(0..PRIORITY_STEP).contains(&id) {
+    let (id, rank) = (task.id.0, task.rank.0);
+    if !(0..PRIORITY_STEP).contains(&rank) {
         return Err(StoreError::Corrupt(format!(
-            "task id {id} has no place in the order on Redis, which holds ids from 0 to {}",
+            "the rank {rank} of task {id} has no place in the order on Redis, which holds those from 0 to {}",
             PRIORITY_STEP - 1
         )));
     }
-    Ok((i64::from(task.priority.get()) * PRIORITY_STEP + id, id))
+    Ok((i64::from(task.priority.get()) * PRIORITY_STEP + rank, id))
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::Priority;
+    use domain::{Priority, Rank};
 
     use super::*;
 
@@ -230,6 +230,7 @@ mod tests {
             id: TaskId(id),
             queue: QueueName::default_queue(),
             priority,
+            rank: Rank(id),
             suspicion: domain::Suspicion::None,
         }
     }
@@ -246,10 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_would_spoil_the_order_is_refused() {
+    fn a_rank_that_would_spoil_the_order_is_refused() {
         for id in [-1, PRIORITY_STEP, i64::MAX] {
             let refusal = scored(&waiting(id, Priority::FIRST)).expect_err("out of range").to_string();
-            assert!(refusal.contains(&format!("task id {id} ")), "{refusal}");
+            assert!(refusal.contains(&format!("the rank {id} ")), "{refusal}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use application::ports::{Order, Waiting};
 use contract_tests::servers::RedisServer;
-use domain::{Priority, QueueName, Suspicion, TaskId};
+use domain::{Priority, QueueName, Rank, Suspicion, TaskId};
 use proptest::prelude::*;
 use redis_adapter::RedisOrder;
 use support::{open, options, queue, spy};
@@ -107,7 +107,13 @@ struct Run {
 
 impl Run {
     fn waiting(&self, queue: usize, (priority, id): (Priority, i64)) -> Waiting {
-        Waiting { id: TaskId(id), queue: self.names[queue].clone(), priority, suspicion: Suspicion::None }
+        Waiting {
+            id: TaskId(id),
+            queue: self.names[queue].clone(),
+            priority,
+            rank: Rank(id),
+            suspicion: Suspicion::None,
+        }
     }
 
     fn submit(&mut self, queue: usize, priority: i64) -> Waiting {

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use application::ports::{Claim as Wish, ClaimedTask, LimitedClaim, LimitedTasks, StoreError};
 use async_trait::async_trait;
-use domain::{Json, Priority, QueueName, Status, Suspicion, TaskId, WorkerId};
+use domain::{Json, Priority, QueueName, Rank, Status, Suspicion, TaskId, WorkerId};
 
 use crate::{
     ending::fenced,
     error::store_error,
+    fair::move_clocks,
     read::{limits, retry_policy},
     rows::{CounterColumns, id_list, lane, moment, moment_if, parse_name, parse_priority, parse_queue},
     writer::{Change, Write},
@@ -60,7 +61,7 @@ impl Change for ClaimLimited {
             ON CONFLICT (queue) DO UPDATE SET rate_arrival = excluded.rate_arrival";
         const FIRST: &str = "
             SELECT task FROM live WHERE queue = ?1 AND lane = ?2 AND state = 'PENDING'
-            ORDER BY priority, task LIMIT ?3";
+            ORDER BY priority, coalesce(rank, task) LIMIT ?3";
         let LimitedClaim { queue, limits, suspicion, limit } = &self.claim;
         if !is_alive(write, self.worker).await? {
             return Ok(LimitedTasks::default());
@@ -117,7 +118,7 @@ async fn next(
 ) -> Result<Vec<TaskId>, StoreError> {
     const SQL: &str = "
         SELECT priority, task FROM live WHERE queue = ?1 AND lane = '' AND state = 'PENDING'
-        ORDER BY priority, task LIMIT ?2";
+        ORDER BY priority, coalesce(rank, task) LIMIT ?2";
     let mut lines = Vec::with_capacity(queues.len());
     for (queue, most) in queues {
         let most = i64::try_from(limit.min(*most)).unwrap_or(i64::MAX);
@@ -142,14 +143,14 @@ async fn suspects(
     limit: usize,
 ) -> Result<Vec<TaskId>, StoreError> {
     const SQL: &str = "
-        SELECT priority, task FROM live WHERE queue = ?1 AND lane = ?2 AND state = 'PENDING'
-        ORDER BY priority, task LIMIT ?3";
+        SELECT priority, coalesce(rank, task), task FROM live WHERE queue = ?1 AND lane = ?2 AND state = 'PENDING'
+        ORDER BY priority, coalesce(rank, task) LIMIT ?3";
     if suspicion == Suspicion::None {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
     for queue in queues {
-        let rows: Vec<(i64, i64)> = sqlx::query_as(SQL)
+        let rows: Vec<(i64, i64, i64)> = sqlx::query_as(SQL)
             .bind(queue.as_str())
             .bind(lane(suspicion))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
@@ -160,7 +161,7 @@ async fn suspects(
     }
     found.sort_unstable();
     found.truncate(limit);
-    Ok(found.into_iter().map(|(_, id)| TaskId(id)).collect())
+    Ok(found.into_iter().map(|(.., id)| TaskId(id)).collect())
 }
 
 /// Which queue was served when, so that equally urgent ones take turns, inside a claim and from claim to claim.
@@ -201,6 +202,8 @@ struct Row {
     task_type: String,
     queue: String,
     priority: i64,
+    rank: Option<i64>,
+    fairness_key: Option<String>,
     input: String,
     max_attempts: i64,
     soft_time_limit: Option<i64>,
@@ -225,7 +228,7 @@ async fn take(
         WHERE task IN (SELECT value FROM json_each(?1)) AND +state = 'PENDING' AND (lane <> '') = ?4
         RETURNING task";
     const READ: &str = "
-        SELECT t.id, t.tenant, t.type AS task_type, t.queue, l.priority, t.input, t.max_attempts,
+        SELECT t.id, t.tenant, t.type AS task_type, t.queue, l.priority, l.rank, t.fairness_key, t.input, t.max_attempts,
                t.soft_time_limit, t.time_limit, t.retry, t.created_at, l.attempt, l.failures, l.crashes,
                l.forgiven_failures, l.forgiven_crashes
         FROM json_each(?1) AS taken
@@ -249,6 +252,8 @@ async fn take(
     let rows: Vec<Row> =
         sqlx::query_as(READ).bind(id_list(taken)).fetch_all(&mut *write.conn).await.map_err(store_error)?;
     fenced(expected, rows.len() as u64)?;
+    let ranked = rows.iter().filter_map(|row| Some((row.queue.clone(), Rank(row.rank?))));
+    move_clocks(write, ranked.collect::<Vec<_>>()).await?;
     let mut claimed = HashMap::with_capacity(rows.len());
     for row in rows {
         write.tally.shift(&row.tenant, &row.queue, Status::Pending, Status::Processing);
@@ -268,6 +273,8 @@ impl Row {
             task_type: parse_name(&self.task_type)?,
             queue: parse_queue(&self.queue)?,
             priority: parse_priority(self.priority)?,
+            rank: Rank(self.rank.unwrap_or(self.id)),
+            fairness_key: self.fairness_key.map(|key| parse_name(&key)).transpose()?,
             input: Json::from_stored(self.input),
             limits: limits(self.max_attempts, self.soft_time_limit, self.time_limit)?,
             retry: retry_policy(self.retry.as_deref())?.map(Box::new),

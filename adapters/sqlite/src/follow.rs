@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use application::ports::{FollowedUp, StoreError, Waiting};
 use async_trait::async_trait;
 use domain::{
-    Change as Decision, Counters, Event, Json, Progress, State, Status, TaskId, decide,
+    Change as Decision, Counters, Event, Json, Progress, Rank, State, Status, TaskId, decide,
     flow::{NeedState, Needs, Verdict, is_batch, judge, reference},
 };
 use sqlx::SqliteConnection;
@@ -13,6 +13,7 @@ use sqlx::SqliteConnection;
 use crate::{
     ending::{Ending, end},
     error::store_error,
+    fair,
     flow::{count_items, read_needs, set_needs},
     rows::{
         CounterColumns, failure, id_list, parse_lane, parse_name, parse_priority, parse_queue, parse_status,
@@ -52,6 +53,7 @@ struct Waiter {
     queue: String,
     lane: String,
     priority: i64,
+    rank: i64,
     task_type: String,
     input: String,
     needs: Option<String>,
@@ -125,7 +127,7 @@ async fn meet(write: &mut Write<'_>, ended: &BTreeSet<i64>) -> Result<BTreeSet<i
 
 async fn waiter(write: &mut Write<'_>, id: i64) -> Result<Option<Waiter>, StoreError> {
     const SQL: &str = "
-        SELECT t.id, t.tenant, t.queue, l.lane, l.priority, t.type AS task_type, t.input, t.needs, l.waits_for,
+        SELECT t.id, t.tenant, t.queue, l.lane, l.priority, coalesce(l.rank, t.id) AS rank, t.type AS task_type, t.input, t.needs, l.waits_for,
                l.attempt, l.failures, l.crashes, l.forgiven_failures, l.forgiven_crashes
         FROM live AS l JOIN task AS t ON t.id = l.task WHERE l.task = ?1 AND l.waits_for IS NOT NULL";
     sqlx::query_as(SQL).bind(id).fetch_optional(&mut *write.conn).await.map_err(store_error)
@@ -174,12 +176,15 @@ async fn release(write: &mut Write<'_>, waiter: Waiter, done: &mut FollowedUp) -
     free.map_err(store_error)?;
     sqlx::query(UNTIE).bind(waiter.id).execute(&mut *write.conn).await.map_err(store_error)?;
     write.tally.shift(&waiter.tenant, &waiter.queue, Status::Scheduled, Status::Pending);
-    done.released.push(Waiting {
+    let mut place = Waiting {
         id: TaskId(waiter.id),
         queue: parse_queue(&waiter.queue)?,
         priority: parse_priority(waiter.priority)?,
+        rank: Rank(waiter.rank),
         suspicion: parse_lane(&waiter.lane)?,
-    });
+    };
+    fair::rank(write, [&mut place]).await?;
+    done.released.push(place);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use application::ports::{Receipt, StoreError, Submitted};
 use async_trait::async_trait;
-use domain::{Idempotency, NewTask, Status, TaskId, Tenant, Unique};
+use domain::{Idempotency, NewTask, Rank, Status, TaskId, Tenant, Unique};
 
 use crate::{
     clock::micros,
@@ -66,6 +66,7 @@ impl<'t> Known<'t> {
             id: TaskId(task),
             created_at: moment(created_at)?,
             run_at: moment_if(run_at.filter(|at| *at != NEVER))?,
+            rank: Rank(task),
         };
         Ok(Some((fingerprint, receipt)))
     }

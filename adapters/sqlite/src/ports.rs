@@ -12,7 +12,7 @@ use application::ports::{
 use async_trait::async_trait;
 use domain::{
     Attempt, Day, NewTask, Priority, QueueName, RetentionRules, Task, TaskId, Tenant, WorkerId,
-    ai::{UsageGroup, UsageGrouping},
+    ai::{Spending, UsageGroup, UsageGrouping},
     flow::BatchCounts,
 };
 use sqlx::SqliteConnection;
@@ -24,6 +24,7 @@ use crate::{
     delete::{Delete, Discard, DiscardFailed},
     error::store_error,
     failed::Failures,
+    fair::ForgetLanes,
     flow::{CountItems, SubmitFlow},
     follow::{AnyEnds, FollowUp},
     list::List,
@@ -38,7 +39,7 @@ use crate::{
     store::{Query, SqliteStore},
     tally::Counts,
     upkeep::{Expire, NextDue, Promote, WaitingIn, WaitingQueues},
-    usage::Usage,
+    usage::{Usage, UsageOfBatch},
     workers::{Bury, CancelRequests, Heartbeat, Orphans, OverdueAt, OverrunningAt, Register, Retire},
 };
 
@@ -129,6 +130,10 @@ impl TaskStore for SqliteStore {
         limit: usize,
     ) -> Result<Vec<UsageGroup>, StoreError> {
         self.query(Usage { tenant: tenant.clone(), days, grouping, limit }).await
+    }
+
+    async fn batch_usage(&self, tenant: &Tenant, batch: TaskId) -> Result<Spending, StoreError> {
+        self.query(UsageOfBatch { tenant: tenant.clone(), batch }).await
     }
 
     async fn chunks_after(
@@ -241,6 +246,10 @@ impl UpkeepStore for SqliteStore {
 
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {
         self.write(ForgetKeys { limit }).await
+    }
+
+    async fn forget_lanes(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.write(ForgetLanes { age, limit }).await
     }
 
     async fn remove_old(

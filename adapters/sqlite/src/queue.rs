@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use application::ports::{Purged, QueueStore, RecentRuns, RunRecord, StoreError, Waiting};
 use async_trait::async_trait;
-use domain::{Change as Decision, QueueName, Service, Suspicion, TaskId, Tenant, Timestamp, queue::purge};
+use domain::{
+    Change as Decision, QueueName, Rank, Service, Suspicion, TaskId, Tenant, Timestamp, queue::purge,
+};
 use sqlx::SqliteConnection;
 
 use crate::{
@@ -64,10 +66,10 @@ impl Query for WaitingSince {
             SELECT q.value AS queue, min(coalesce(l.updated_at, t.created_at)) AS since
             FROM json_each(?1) AS q
             CROSS JOIN json_each('[0,1,2,3,4,5,6,7,8,9]') AS level
-            CROSS JOIN live AS l ON l.task = (
+            CROSS JOIN live AS l ON l.task IN (
                 SELECT w.task FROM live AS w
                 WHERE w.queue = q.value AND w.lane = '' AND w.state = 'PENDING' AND w.priority = level.value
-                ORDER BY w.task LIMIT 1)
+                ORDER BY coalesce(w.rank, w.task) LIMIT 100)
             CROSS JOIN task AS t ON t.id = l.task
             GROUP BY q.value ORDER BY q.value";
         let mut since = Vec::new();
@@ -147,28 +149,29 @@ impl Change for Age {
 
     async fn apply(&self, write: &mut Write<'_>) -> Result<Self::Answer, StoreError> {
         const FIRST: &str = "
-            SELECT l.task, t.priority, coalesce(l.updated_at, t.created_at) AS since
+            SELECT l.task, t.priority, coalesce(l.rank, l.task) AS rank, coalesce(l.updated_at, t.created_at) AS since
             FROM live AS l CROSS JOIN task AS t ON t.id = l.task
-            WHERE l.queue = ?1 AND l.lane = '' AND l.state = 'PENDING' AND l.priority = ?2 ORDER BY l.task LIMIT ?3";
+            WHERE l.queue = ?1 AND l.lane = '' AND l.state = 'PENDING' AND l.priority = ?2
+            ORDER BY coalesce(l.rank, l.task) LIMIT ?3";
         const RAISE: &str = "
             UPDATE live SET priority = raised.priority
             FROM (SELECT value ->> 0 AS task, value ->> 1 AS priority FROM json_each(?1)) AS raised
             WHERE live.task = raised.task";
         let mut raised = Vec::new();
-        for rank in 1_u8..=9 {
-            let rows: Vec<(i64, i64, i64)> = sqlx::query_as(FIRST)
+        for urgency in 1_u8..=9 {
+            let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(FIRST)
                 .bind(self.queue.as_str())
-                .bind(i64::from(rank))
+                .bind(i64::from(urgency))
                 .bind(i64::try_from(self.limit).unwrap_or(i64::MAX))
                 .fetch_all(&mut *write.conn)
                 .await
                 .map_err(store_error)?;
-            for (task, priority, since) in rows {
+            for (task, priority, rank, since) in rows {
                 let waited = u64::try_from(write.now.saturating_sub(since)).unwrap_or(0);
                 let aged = parse_priority(priority)?.aged(Duration::from_micros(waited), self.every);
-                if aged.get() < rank {
-                    let (queue, suspicion) = (self.queue.clone(), Suspicion::None);
-                    raised.push(Waiting { id: TaskId(task), queue, priority: aged, suspicion });
+                if aged.get() < urgency {
+                    let (queue, rank, suspicion) = (self.queue.clone(), Rank(rank), Suspicion::None);
+                    raised.push(Waiting { id: TaskId(task), queue, priority: aged, rank, suspicion });
                 }
             }
         }

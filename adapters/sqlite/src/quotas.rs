@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 use application::ports::{Metered, QuotaStore, StoreError, take_steps};
 use async_trait::async_trait;
 use domain::ai::{Meter, Verdict};
+use sqlx::SqliteConnection;
 
 use crate::{
     clock::micros,
     error::store_error,
     rows::moment,
-    store::SqliteStore,
+    store::{Query, SqliteStore},
     writer::{Change, Write},
 };
 
@@ -27,7 +28,6 @@ impl Change for TakeSteps {
         const KEEP: &str = "
             INSERT INTO meter (name, used_at, state) SELECT value ->> 0, ?2, value ->> 1 FROM json_each(?1) WHERE true
             ON CONFLICT (name) DO UPDATE SET used_at = excluded.used_at, state = excluded.state";
-        let broken = |error: serde_json::Error| StoreError::Corrupt(format!("a meter: {error}"));
         let names: Vec<&str> = self.steps.iter().map(|step| step.meter.as_str()).collect();
         let names = serde_json::to_string(&names).map_err(broken)?;
         let read = sqlx::query_as::<_, (String, String)>(READ).bind(names);
@@ -69,10 +69,36 @@ impl Change for Forget {
     }
 }
 
+struct ReadMeters {
+    names: Vec<String>,
+}
+
+#[async_trait]
+impl Query for ReadMeters {
+    type Answer = Vec<(String, Meter)>;
+
+    async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "SELECT name, state FROM meter WHERE name IN (SELECT value FROM json_each(?1))";
+        let names = serde_json::to_string(&self.names).map_err(broken)?;
+        let read = sqlx::query_as::<_, (String, String)>(SQL).bind(names).fetch_all(snapshot).await;
+        let meter =
+            |(name, state): (String, String)| Ok((name, serde_json::from_str(&state).map_err(broken)?));
+        read.map_err(store_error)?.into_iter().map(meter).collect()
+    }
+}
+
+fn broken(error: serde_json::Error) -> StoreError {
+    StoreError::Corrupt(format!("a meter: {error}"))
+}
+
 #[async_trait]
 impl QuotaStore for SqliteStore {
     async fn meter(&self, steps: &[Metered]) -> Result<Vec<Verdict>, StoreError> {
         self.write(TakeSteps { steps: steps.to_vec() }).await
+    }
+
+    async fn read_meters(&self, names: &[String]) -> Result<Vec<(String, Meter)>, StoreError> {
+        self.query(ReadMeters { names: names.to_vec() }).await
     }
 
     async fn forget_meters(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {

@@ -51,6 +51,7 @@ struct Row {
     expires_at: Option<i64>,
     created_at: i64,
     unique_key: Option<String>,
+    fairness_key: Option<String>,
     status: Option<String>,
     cancel_requested: bool,
     attempt: Option<i64>,
@@ -80,7 +81,7 @@ pub(crate) async fn tasks(
     // The record of the attempt that a waiting task counts is its last one; a running one's is not written yet.
     const SQL: &str = "
         SELECT t.id, t.type AS task_type, t.queue, t.priority, t.input, t.metadata, t.max_attempts,
-               t.soft_time_limit, t.time_limit, t.retry, t.keep_for, t.expires_at, t.created_at, t.unique_key,
+               t.soft_time_limit, t.time_limit, t.retry, t.keep_for, t.expires_at, t.created_at, t.unique_key, t.fairness_key,
                coalesce(o.status, l.state) AS status, coalesce(l.cancel_requested, 0) AS cancel_requested,
                coalesce(o.attempt, l.attempt) AS attempt, iif(l.waits_for IS NULL, l.due_at, NULL) AS due_at,
                l.waits_for, t.needs, t.batch,
@@ -138,6 +139,7 @@ impl Row {
             limits: limits(self.max_attempts, self.soft_time_limit, self.time_limit)?,
             own: own_terms(self.retry.as_deref(), self.keep_for)?,
             unique_key: self.unique_key.map(|key| parse_name(&key)).transpose()?,
+            fairness_key: self.fairness_key.map(|key| parse_name(&key)).transpose()?,
             status: parse_status(&status)?,
             cancel_requested: self.cancel_requested,
             attempt: number(self.attempt.unwrap_or(0))?,

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use application::ports::{Retry, RetryOutcome, StoreError, Waiting};
 use async_trait::async_trait;
-use domain::{Change as Decision, Counters, Event, Refusal, Status, Suspicion, TaskId, Tenant, decide};
+use domain::{Change as Decision, Counters, Event, Rank, Refusal, Status, Suspicion, TaskId, Tenant, decide};
 use serde::Serialize;
 
 use crate::{
     ending::fenced,
     error::store_error,
+    fair,
     flow::wait_again,
     rows::{CounterColumns, id_list, pages, parse_priority, parse_queue, parse_status, state},
     writer::{Change, Write},
@@ -26,6 +27,7 @@ struct Row {
     id: i64,
     queue: String,
     priority: i64,
+    rank: i64,
     status: String,
     cancel_requested: bool,
     #[sqlx(flatten)]
@@ -92,6 +94,11 @@ impl Change for RetryTasks {
                 outcome.wait_for_others();
             }
         }
+        let places = outcomes.iter_mut().filter_map(|outcome| match outcome {
+            RetryOutcome::Waiting(place, _) => Some(place),
+            _ => None,
+        });
+        fair::rank(write, places).await?;
         Ok(outcomes)
     }
 }
@@ -99,7 +106,7 @@ impl Change for RetryTasks {
 impl RetryTasks {
     async fn standing(&self, write: &mut Write<'_>) -> Result<HashMap<TaskId, Standing>, StoreError> {
         const SQL: &str = "
-            SELECT t.id, t.queue, t.priority, coalesce(l.state, o.status) AS status,
+            SELECT t.id, t.queue, t.priority, iif(t.cost IS NULL, t.id, -1) AS rank, coalesce(l.state, o.status) AS status,
                    coalesce(l.cancel_requested, 0) AS cancel_requested, coalesce(l.attempt, o.attempt) AS attempt,
                    coalesce(l.failures, o.failures) AS failures, coalesce(l.crashes, o.crashes) AS crashes,
                    coalesce(l.forgiven_failures, o.forgiven_failures) AS forgiven_failures,
@@ -121,6 +128,7 @@ impl RetryTasks {
                     id,
                     queue: parse_queue(&row.queue)?,
                     priority: parse_priority(row.priority)?,
+                    rank: Rank(row.rank),
                     suspicion: Suspicion::None,
                 };
                 let (status, counters) = (parse_status(&row.status)?, row.counters.read()?);
@@ -139,9 +147,9 @@ async fn reopen(write: &mut Write<'_>, tasks: &[Reopened<'_>]) -> Result<(), Sto
         FROM json_each(?1) AS r CROSS JOIN outcome AS o ON o.task = r.value ->> 'task'
         WHERE o.worker IS NOT NULL";
     const LIVE: &str = "
-        INSERT INTO live (task, tenant, queue, priority, state, expires_at, attempt, failures, crashes,
+        INSERT INTO live (task, tenant, queue, priority, rank, state, expires_at, attempt, failures, crashes,
                           forgiven_failures, forgiven_crashes, started_at, updated_at, reopened, error_code, error_message)
-        SELECT t.id, t.tenant, t.queue, t.priority, 'PENDING', iif(t.expires_at > ?2, t.expires_at, NULL), o.attempt,
+        SELECT t.id, t.tenant, t.queue, t.priority, iif(t.cost IS NULL, NULL, -1), 'PENDING', iif(t.expires_at > ?2, t.expires_at, NULL), o.attempt,
                o.failures, o.crashes, r.value ->> 'forgiven_failures', r.value ->> 'forgiven_crashes',
                o.started_at, ?2, 1, o.error_code, o.error_message
         FROM json_each(?1) AS r

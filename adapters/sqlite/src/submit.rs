@@ -2,12 +2,13 @@
 
 use application::ports::{Receipt, StoreError, Submitted};
 use async_trait::async_trait;
-use domain::{NewTask, RetryTerms, Start, Status, TaskId};
+use domain::{NewTask, Rank, RetryTerms, Start, Status, TaskId};
 use serde::Serialize;
 
 use crate::{
     clock::{later, micros},
     error::store_error,
+    fair::line_up,
     once::Known,
     rows::{moment, moment_if, pages},
     writer::{Change, Write},
@@ -37,6 +38,8 @@ struct Row<'t> {
     keep_for: Option<i64>,
     run_at: Option<i64>,
     expires_at: Option<i64>,
+    fairness_key: Option<&'t str>,
+    cost: Option<u32>,
 }
 
 impl<'t> Row<'t> {
@@ -62,6 +65,8 @@ impl<'t> Row<'t> {
             keep_for: task.own.keep_for.map(micros),
             run_at: (start > now).then_some(start),
             expires_at: task.expires_at.map(|at| at.timestamp_micros()),
+            fairness_key: task.share.as_ref().and_then(|share| share.key.as_ref()).map(|key| key.as_str()),
+            cost: task.share.as_ref().map(|share| share.cost.get()),
         }
     }
 }
@@ -82,15 +87,17 @@ pub(crate) async fn store<'t>(
 ) -> Result<Vec<Submitted>, StoreError> {
     const TASKS: &str = "
         INSERT INTO task (id, tenant, type, queue, priority, input, metadata, unique_key,
-                          max_attempts, soft_time_limit, time_limit, retry, keep_for, run_at, expires_at, created_at)
+                          max_attempts, soft_time_limit, time_limit, retry, keep_for, run_at, expires_at,
+                          fairness_key, cost, created_at)
         SELECT value ->> 'id', value ->> 'tenant', value ->> 'type', value ->> 'queue', value ->> 'priority',
                value ->> 'input', value ->> 'metadata', value ->> 'unique_key', value ->> 'max_attempts',
                value ->> 'soft_time_limit', value ->> 'time_limit', value ->> 'retry', value ->> 'keep_for',
-               value ->> 'run_at', value ->> 'expires_at', ?2
+               value ->> 'run_at', value ->> 'expires_at', value ->> 'fairness_key', value ->> 'cost', ?2
         FROM json_each(?1)";
     const LIVE: &str = "
-        INSERT INTO live (task, tenant, queue, priority, state, due_at, expires_at)
-        SELECT id, tenant, queue, priority, iif(run_at IS NULL, 'PENDING', 'SCHEDULED'), run_at, expires_at
+        INSERT INTO live (task, tenant, queue, priority, rank, state, due_at, expires_at)
+        SELECT id, tenant, queue, priority, iif(cost IS NULL, NULL, -1), iif(run_at IS NULL, 'PENDING', 'SCHEDULED'),
+               run_at, expires_at
         FROM task WHERE id BETWEEN ?1 AND ?2";
     const KEPT_FOR: &str = "
         INSERT INTO retention_look (task, look_at)
@@ -109,12 +116,15 @@ pub(crate) async fn store<'t>(
         let row = Row::new(write.memory.last_task, task, write.now);
         let status = if row.run_at.is_some() { Status::Scheduled } else { Status::Pending };
         write.tally.enter(row.tenant, row.queue, status);
-        let receipt = Receipt { id: TaskId(row.id), created_at, run_at: moment_if(row.run_at)? };
+        let (id, rank) = (TaskId(row.id), Rank(row.id));
+        let receipt = Receipt { id, created_at, run_at: moment_if(row.run_at)?, rank };
         known.note(task, receipt, status);
         outcomes.push(Submitted::New(receipt));
         rows.push(row);
     }
     let keeps = rows.iter().any(|row| row.keep_for.is_some());
+    let begin = |row: &&Row<'_>| row.cost.is_some() && row.run_at.is_none();
+    let fair: Vec<i64> = rows.iter().filter(begin).map(|row| row.id).collect();
     for page in pages(rows) {
         let insert = sqlx::query(TASKS).bind(page).bind(write.now);
         insert.execute(&mut *write.conn).await.map_err(store_error)?;
@@ -125,5 +135,11 @@ pub(crate) async fn store<'t>(
         sqlx::query(KEPT_FOR).bind(first).bind(last).execute(&mut *write.conn).await.map_err(store_error)?;
     }
     known.remember(write).await?;
+    let ranks = line_up(write, fair).await?;
+    for outcome in &mut outcomes {
+        if let Submitted::New(receipt) = outcome {
+            receipt.rank = ranks.get(&receipt.id.0).copied().unwrap_or(receipt.rank);
+        }
+    }
     Ok(outcomes)
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use application::ports::{StoreError, Waiting};
 use async_trait::async_trait;
-use domain::{Change as Decision, Event, QueueName, Status, Suspicion, TaskId, decide};
+use domain::{Change as Decision, Event, QueueName, Rank, Status, Suspicion, TaskId, decide};
 use sqlx::SqliteConnection;
 
 use crate::{
     ending::{Ending, end},
     error::store_error,
+    fair,
     flow::NEVER,
     rows::{CounterColumns, parse_lane, parse_priority, parse_queue, parse_status, state},
     store::Query,
@@ -30,23 +31,25 @@ impl Change for Promote {
             UPDATE live SET state = 'PENDING', due_at = NULL, updated_at = ?1
             WHERE task IN (
                 SELECT task FROM live WHERE state = 'SCHEDULED' AND due_at <= ?1 ORDER BY due_at, task LIMIT ?2)
-            RETURNING task, tenant, queue, lane, priority";
-        let rows: Vec<(i64, String, String, String, i64)> = sqlx::query_as(SQL)
+            RETURNING task, tenant, queue, lane, priority, coalesce(rank, task)";
+        let rows: Vec<(i64, String, String, String, i64, i64)> = sqlx::query_as(SQL)
             .bind(write.now)
             .bind(i64::try_from(self.limit).unwrap_or(i64::MAX))
             .fetch_all(&mut *write.conn)
             .await
             .map_err(store_error)?;
         let mut promoted = Vec::with_capacity(rows.len());
-        for (id, tenant, queue, lane, priority) in rows {
+        for (id, tenant, queue, lane, priority, rank) in rows {
             write.tally.shift(&tenant, &queue, Status::Scheduled, Status::Pending);
             promoted.push(Waiting {
                 id: TaskId(id),
                 queue: parse_queue(&queue)?,
                 priority: parse_priority(priority)?,
+                rank: Rank(rank),
                 suspicion: parse_lane(&lane)?,
             });
         }
+        fair::rank(write, &mut promoted).await?;
         Ok(promoted)
     }
 }
@@ -129,19 +132,19 @@ impl Query for WaitingIn {
 
     async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
-            SELECT priority, task FROM live WHERE queue = ?1 AND lane = '' AND state = 'PENDING'
-            ORDER BY priority, task LIMIT ?2";
-        let rows: Vec<(i64, i64)> = sqlx::query_as(SQL)
+            SELECT priority, coalesce(rank, task), task FROM live WHERE queue = ?1 AND lane = '' AND state = 'PENDING'
+            ORDER BY priority, coalesce(rank, task) LIMIT ?2";
+        let rows: Vec<(i64, i64, i64)> = sqlx::query_as(SQL)
             .bind(self.queue.as_str())
             .bind(i64::try_from(self.limit).unwrap_or(i64::MAX))
             .fetch_all(snapshot)
             .await
             .map_err(store_error)?;
         rows.into_iter()
-            .map(|(priority, id)| {
-                let priority = parse_priority(priority)?;
+            .map(|(priority, rank, id)| {
+                let (priority, rank) = (parse_priority(priority)?, Rank(rank));
                 let queue = self.queue.clone();
-                Ok(Waiting { id: TaskId(id), queue, priority, suspicion: Suspicion::None })
+                Ok(Waiting { id: TaskId(id), queue, priority, rank, suspicion: Suspicion::None })
             })
             .collect()
     }

@@ -3,13 +3,14 @@
 use application::ports::StoreError;
 use async_trait::async_trait;
 use domain::{
-    Day, Tenant,
+    Day, TaskId, Tenant,
     ai::{ModelCall, Spending, UsageGroup, UsageGrouping},
 };
 use sqlx::SqliteConnection;
 
 use crate::{
     error::store_error,
+    fair::learn,
     rows::{moment, pages, unreadable},
     store::Query,
     writer::Write,
@@ -23,7 +24,7 @@ pub(crate) struct Told {
     pub(crate) calls: Vec<ModelCall>,
 }
 
-/// Keeps the calls of attempts that are settled in this transaction.
+/// Keeps the calls of attempts that are settled in this transaction, and tells the lanes of fair queues.
 pub(crate) async fn keep(write: &mut Write<'_>, told: &[Told]) -> Result<(), StoreError> {
     const CALLS: &str = "
         INSERT INTO model_call (task, attempt, tenant, calls)
@@ -76,7 +77,7 @@ pub(crate) async fn keep(write: &mut Write<'_>, told: &[Told]) -> Result<(), Sto
     for page in pages(sums) {
         sqlx::query(DAY).bind(page).bind(&day).execute(&mut *write.conn).await.map_err(store_error)?;
     }
-    Ok(())
+    learn(write, told).await
 }
 
 /// Reads what [`keep`] wrote; nothing where it wrote nothing.
@@ -148,5 +149,29 @@ impl Row {
             cost_micros: number(self.cost_micros)?,
         };
         Ok(UsageGroup { key: self.key, spending })
+    }
+}
+
+/// What the items of a batch came to.
+pub(crate) struct UsageOfBatch {
+    pub(crate) tenant: Tenant,
+    pub(crate) batch: TaskId,
+}
+
+#[async_trait]
+impl Query for UsageOfBatch {
+    type Answer = Spending;
+
+    async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
+        const SQL: &str = "
+            SELECT c.calls FROM task AS t CROSS JOIN model_call AS c ON c.task = t.id
+            WHERE t.batch = ?2 AND t.tenant = ?1";
+        let texts = sqlx::query_scalar(SQL).bind(self.tenant.as_str()).bind(self.batch.0).fetch_all(snapshot);
+        let texts: Vec<String> = texts.await.map_err(store_error)?;
+        let mut sum = Spending::default();
+        for text in &texts {
+            sum = sum.plus(Spending::of(&calls(Some(text))?));
+        }
+        Ok(sum)
     }
 }

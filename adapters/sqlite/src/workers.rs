@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use application::ports::{Orphan, Overdue, Overrunning, StoreError, Waiting, WorkerProfile};
 use async_trait::async_trait;
-use domain::{Json, Suspicion, TaskId, WorkerId};
+use domain::{Json, Rank, Suspicion, TaskId, WorkerId};
 use sqlx::SqliteConnection;
 
 use crate::{
@@ -138,6 +138,7 @@ struct Row {
     queue: String,
     lane: String,
     priority: i64,
+    rank: i64,
 }
 
 #[async_trait]
@@ -147,7 +148,8 @@ impl Query for Orphans {
     async fn run(self, snapshot: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
         const SQL: &str = "
             SELECT l.task, l.worker, w.state = 'retired' AS retired, w.heaviest, l.attempt, l.failures, l.crashes,
-                   l.forgiven_failures, l.forgiven_crashes, l.cancel_requested, l.queue, l.lane, l.priority
+                   l.forgiven_failures, l.forgiven_crashes, l.cancel_requested, l.queue, l.lane, l.priority,
+                   coalesce(l.rank, l.task) AS rank
             FROM live AS l CROSS JOIN worker AS w ON w.id = l.worker
             WHERE l.worker IS NOT NULL AND w.state <> 'alive'
             ORDER BY l.worker, l.task LIMIT ?1";
@@ -172,6 +174,7 @@ impl Row {
                 id,
                 queue: parse_queue(&self.queue)?,
                 priority: parse_priority(self.priority)?,
+                rank: Rank(self.rank),
                 suspicion: parse_lane(&self.lane)?,
             },
         })

@@ -43,6 +43,7 @@ fn task() -> NewTask {
         own: Default::default(),
         idempotency: None,
         unique: None,
+        share: None,
     }
 }
 

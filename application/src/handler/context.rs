@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use domain::{Priority, Progress, QueueName, TaskId, TaskType, Tenant, Timestamp, WorkerName, ai::ModelCall};
+use domain::{
+    FairnessKey, Priority, Progress, QueueName, TaskId, TaskType, Tenant, Timestamp, WorkerName,
+    ai::{ModelCall, Payer},
+};
 
 use super::running::RunningAttempt;
 use crate::ports::CallBook;
@@ -20,6 +23,8 @@ pub struct TaskInfo {
     pub queue: QueueName,
     /// Its priority.
     pub priority: Priority,
+    /// Whose share of a fair queue it takes.
+    pub fairness_key: Option<FairnessKey>,
     /// Which attempt this is, from 1.
     pub attempt: u32,
     /// How many failed by themselves, since a person last asked for another run; crashes and drains do not count.
@@ -71,6 +76,11 @@ impl TaskContext {
 
 /// What its calls of models used is kept with the attempt, however that ends.
 impl CallBook for TaskContext {
+    fn payer(&self) -> Payer {
+        let TaskInfo { tenant, fairness_key, .. } = self.task();
+        Payer { tenant: tenant.clone(), fairness_key: fairness_key.clone() }
+    }
+
     fn enter(&self, call: ModelCall) {
         self.0.account.enter(call);
     }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
-use domain::{Counters, Limits, RetryPolicy, WorkerId};
+use domain::{Counters, Limits, Rank, RetryPolicy, WorkerId};
 use tokio::sync::Notify;
 
 use super::{account::Account, context::TaskInfo, recorder::Recorder};
@@ -44,6 +44,8 @@ pub(crate) struct Terms {
     /// The task's own policy, where it has one.
     pub(crate) retry: Option<Box<RetryPolicy>>,
     pub(crate) counters: Counters,
+    /// Where it waits if it has to wait again.
+    pub(crate) rank: Rank,
 }
 
 /// One attempt, from its claim to its end.
@@ -168,13 +170,15 @@ mod tests {
             task_type: TaskType::new("demo.noop").expect("a type"),
             queue: QueueName::default_queue(),
             priority: Priority::default(),
+            fairness_key: None,
             attempt: 1,
             failures: 0,
             created_at: Timestamp::UNIX_EPOCH,
             started_at: Timestamp::UNIX_EPOCH,
             worker: WorkerName::new("test@host").expect("a name"),
         };
-        let terms = Terms { limits: Limits::default(), retry: None, counters: Counters::default() };
+        let terms =
+            Terms { limits: Limits::default(), retry: None, counters: Counters::default(), rank: Rank(1) };
         RunningAttempt::new(info, terms, WorkerId(1), Arc::default())
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Day, Event, NewTask, Priority, Refusal, Start, State as TaskState, Status,
-    Task, TaskId, TaskType, Tenant, Timestamp, Unique,
+    Attempt, Change, Counters, Day, Event, NewTask, Priority, Rank, Refusal, Start, State as TaskState,
+    Status, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
     ai::{Spending, UsageGroup, UsageGrouping},
     decide,
     flow::BatchCounts,
@@ -276,6 +276,13 @@ impl TaskStore for MemoryStore {
         Ok(groups)
     }
 
+    async fn batch_usage(&self, tenant: &Tenant, batch: TaskId) -> Result<Spending, StoreError> {
+        let (state, _) = self.enter();
+        let of_batch = |entry: &&Entry| entry.batch == Some(batch) && entry.submitted.tenant == *tenant;
+        let attempts = state.tasks.values().filter(of_batch).flat_map(|entry| &entry.attempts);
+        Ok(Spending::of(attempts.flat_map(|attempt| &attempt.shown.calls)))
+    }
+
     async fn chunks_after(
         &self,
         id: TaskId,
@@ -343,12 +350,14 @@ pub(super) fn submit(state: &mut State, task: &NewTask, now: Timestamp) -> Submi
         calls: Vec::new(),
         chunks: Default::default(),
         raised: None,
+        rank: None,
         needs: None,
         waits_for: None,
         batch: None,
     };
     state.insert(id, entry);
-    let receipt = Receipt { id, created_at: now, run_at };
+    let rank = state.tasks.get(&id).map_or(Rank(id.0), |entry| entry.rank(id));
+    let receipt = Receipt { id, created_at: now, run_at, rank };
     if let Some((key, fingerprint)) = key {
         state.keys.insert(key, UsedKey { fingerprint, receipt });
     }

@@ -4,6 +4,7 @@
 mod clients;
 mod fleet;
 mod flows;
+mod lane;
 mod queues;
 mod quotas;
 mod schedules;

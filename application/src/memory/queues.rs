@@ -49,12 +49,7 @@ impl QueueStore for MemoryStore {
         let mut found = BTreeMap::new();
         for queue in queues {
             let Some(line) = state.pending.get(&(queue.clone(), Suspicion::None)) else { continue };
-            // The first of each priority: its id is the lowest there.
-            let mut first = BTreeMap::new();
-            for (priority, id) in line {
-                first.entry(*priority).or_insert(*id);
-            }
-            let entries = first.values().filter_map(|id| state.tasks.get(id));
+            let entries = line.iter().filter_map(|(.., id)| state.tasks.get(id));
             let since = entries.map(|entry| entry.updated_at.unwrap_or(entry.created_at)).min();
             found.extend(since.map(|since| (queue.clone(), since)));
         }
@@ -100,7 +95,7 @@ impl QueueStore for MemoryStore {
         let mut looked_at = BTreeMap::<Priority, usize>::new();
         let line = state.pending.get(&(queue.clone(), Suspicion::None)).into_iter().flatten();
         let first: Vec<_> = line
-            .filter(|(priority, _)| {
+            .filter(|(priority, ..)| {
                 let seen = looked_at.entry(*priority).or_default();
                 *seen += 1;
                 *seen <= limit
@@ -108,11 +103,11 @@ impl QueueStore for MemoryStore {
             .copied()
             .collect();
         let mut raised = Vec::new();
-        for (rank, id) in first {
+        for (urgency, _, id) in first {
             let Some(entry) = state.tasks.get(&id) else { continue };
             let waited = (now - entry.updated_at.unwrap_or(entry.created_at)).to_std().unwrap_or_default();
             let aged = entry.submitted.priority.aged(waited, every);
-            if aged < rank {
+            if aged < urgency {
                 state.change(id, |entry| entry.raised = Some(aged));
                 raised.extend(state.tasks.get(&id).map(|entry| entry.waiting(id)));
             }

@@ -29,6 +29,12 @@ impl QuotaStore for MemoryStore {
         Ok(verdicts)
     }
 
+    async fn read_meters(&self, names: &[String]) -> Result<Vec<(String, Meter)>, StoreError> {
+        let (state, _) = self.enter();
+        let read = |name: &String| Some((name.clone(), state.meters.meters.get(name)?.clone()));
+        Ok(names.iter().filter_map(read).collect())
+    }
+
     async fn forget_meters(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
         let (mut state, now) = self.enter();
         let Meters { meters, used } = &mut state.meters;

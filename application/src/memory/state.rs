@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use domain::{
-    Attempt, AttemptOutcome, Change, Counters, Day, Failure, Idempotency, IdempotencyKey, Json, NewTask,
-    Priority, QueueName, Service, State as TaskState, Status, Suspicion, Task, TaskId, Tenant, Timestamp,
-    WorkerId, WorkerName,
+    Attempt, AttemptOutcome, Change, Counters, Day, Failure, FairnessKey, Idempotency, IdempotencyKey, Json,
+    Lane, NewTask, Priority, QueueName, Rank, Service, Share, State as TaskState, Status, Suspicion, Task,
+    TaskId, Tenant, Timestamp, WorkerId, WorkerName,
     ai::{ModelCall, ProviderName, Spending},
     flow::Needs,
     schedule::ScheduleName,
     task::ProgressReport,
 };
 
-use super::{fleet::KeptCommand, queues::QueueBook, quotas::Meters, schedules::KeptSchedule};
+use super::{fleet::KeptCommand, lane, queues::QueueBook, quotas::Meters, schedules::KeptSchedule};
 use crate::ports::{Receipt, Waiting};
 
 #[derive(Default)]
@@ -23,7 +23,11 @@ pub(super) struct State {
     pub(super) last_command: i64,
     pub(super) tasks: BTreeMap<TaskId, Entry>,
     /// PENDING tasks in order, suspects apart; no line without a task.
-    pub(super) pending: BTreeMap<(QueueName, Suspicion), BTreeSet<(Priority, TaskId)>>,
+    pub(super) pending: BTreeMap<(QueueName, Suspicion), Line>,
+    /// The lanes of fair queues.
+    pub(super) lanes: BTreeMap<LaneKey, Lane>,
+    /// The highest rank that has been started in a fair queue.
+    pub(super) clocks: BTreeMap<QueueName, Rank>,
     /// SCHEDULED tasks by the moment they wait for.
     pub(super) scheduled: BTreeSet<(Timestamp, TaskId)>,
     /// Idempotency keys with what their first use came to, and when.
@@ -35,6 +39,7 @@ pub(super) struct State {
     pub(super) schedules: BTreeMap<(Tenant, ScheduleName), KeptSchedule>,
     pub(super) queues: QueueBook,
     pub(super) meters: Meters,
+    pub(super) lane: lane::Lane,
     /// By task, who waits for its end.
     pub(super) dependents: BTreeMap<TaskId, BTreeSet<TaskId>>,
     /// Ends of needed tasks that are to be followed up.
@@ -44,6 +49,12 @@ pub(super) struct State {
     /// When each queue was last served, so that queues take turns from claim to claim.
     pub(super) served: HashMap<QueueName, u64>,
 }
+
+/// Those that wait, in order.
+pub(super) type Line = BTreeSet<(Priority, Rank, TaskId)>;
+
+/// What names a lane of a fair queue.
+pub(super) type LaneKey = (QueueName, Tenant, Option<FairnessKey>);
 
 /// The first use of an idempotency key.
 pub(super) struct UsedKey {
@@ -72,6 +83,8 @@ pub(super) struct Entry {
     pub(super) chunks: BTreeMap<(u32, u64), String>,
     /// What waiting has made of its priority.
     pub(super) raised: Option<Priority>,
+    /// What its lane has given it.
+    pub(super) rank: Option<Rank>,
     pub(super) needs: Option<Needs>,
     /// How many others it still waits for.
     pub(super) waits_for: Option<usize>,
@@ -143,6 +156,7 @@ impl Entry {
             own,
             expires_at,
             unique,
+            share,
             start: _,
             idempotency: _,
         } = self.submitted.clone();
@@ -173,19 +187,26 @@ impl Entry {
             needs: self.needs.clone(),
             waits_for: self.waits_for.map(|open| u32::try_from(open).unwrap_or(u32::MAX)),
             batch: self.batch,
+            fairness_key: share.and_then(|share| share.key),
         }
     }
 
     /// How soon it goes.
-    pub(super) fn rank(&self) -> Priority {
+    pub(super) fn urgency(&self) -> Priority {
         self.raised.unwrap_or(self.submitted.priority)
+    }
+
+    /// Its place among those as urgent.
+    pub(super) fn rank(&self, id: TaskId) -> Rank {
+        self.rank.unwrap_or(Rank(id.0))
     }
 
     pub(super) fn waiting(&self, id: TaskId) -> Waiting {
         Waiting {
             id,
             queue: self.submitted.queue.clone(),
-            priority: self.rank(),
+            priority: self.urgency(),
+            rank: self.rank(id),
             suspicion: self.counters.suspicion(),
         }
     }
@@ -205,9 +226,20 @@ impl State {
     }
 
     /// Adds a task that has just been submitted.
-    pub(super) fn insert(&mut self, id: TaskId, entry: Entry) {
+    pub(super) fn insert(&mut self, id: TaskId, mut entry: Entry) {
+        if entry.state == TaskState::Pending && entry.rank.is_none() {
+            entry.rank = self.line_up(id, &entry.submitted);
+        }
         self.enlist(id, &entry);
         self.tasks.insert(id, entry);
+    }
+
+    /// Its lane's next rank, where its queue is a fair one.
+    fn line_up(&mut self, id: TaskId, task: &NewTask) -> Option<Rank> {
+        let Share { key, cost } = task.share.as_ref()?;
+        let clock = *self.clocks.entry(task.queue.clone()).or_insert(Rank(id.0));
+        let lane = (task.queue.clone(), task.tenant.clone(), key.clone());
+        Some(self.lanes.entry(lane).or_insert(Lane::NEW).line_up(clock, *cost))
     }
 
     /// Takes a task out with all that belongs to it.
@@ -262,12 +294,16 @@ impl State {
                 (entry.state, entry.counters) = (TaskState::Pending, counters);
                 (entry.result, entry.details, entry.completed_at) = (None, None, None);
                 entry.submitted.expires_at = entry.submitted.expires_at.filter(|at| *at > now);
+                entry.rank = None;
                 entry.updated_at = Some(now);
             }
             Change::Start => {
                 entry.state = TaskState::Processing { cancel_requested: false };
                 entry.counters.attempt += 1;
                 (entry.holder, entry.error) = (worker, None);
+                if let (Some(rank), Some(clock)) = (entry.rank, self.clocks.get_mut(&entry.submitted.queue)) {
+                    *clock = rank.max(*clock);
+                }
                 (entry.started_at, entry.updated_at) = (Some(now), Some(now));
             }
             Change::Wait { after, counters, outcome: _, error } => {
@@ -332,7 +368,7 @@ impl State {
         match entry.state {
             TaskState::Pending => {
                 let line = (queue.clone(), entry.counters.suspicion());
-                self.pending.entry(line).or_default().insert((entry.rank(), id));
+                self.pending.entry(line).or_default().insert((entry.urgency(), entry.rank(id), id));
             }
             TaskState::Scheduled => {
                 self.scheduled.extend(entry.run_at.map(|at| (at, id)));
@@ -347,7 +383,7 @@ impl State {
         let NewTask { tenant, queue, .. } = &entry.submitted;
         let line = (queue.clone(), entry.counters.suspicion());
         if let Some(order) = self.pending.get_mut(&line) {
-            order.remove(&(entry.rank(), id));
+            order.remove(&(entry.urgency(), entry.rank(id), id));
             if order.is_empty() {
                 self.pending.remove(&line);
             }

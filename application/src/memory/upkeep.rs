@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Change, Event, QueueName, RetentionRules, State as TaskState, Status, Suspicion, TaskId, decide,
+    Change, Event, Lane, QueueName, RetentionRules, State as TaskState, Status, Suspicion, TaskId, decide,
     retention::{Record, Verdict},
 };
 
 use super::{
     MemoryStore, flows,
-    state::{Life, later},
+    state::{LaneKey, Life, later},
 };
 use crate::ports::{
     FollowedUp, Orphan, Overdue, Overrunning, Removal, StoreError, UpkeepStore, Waiting, Walk,
@@ -102,7 +102,7 @@ impl UpkeepStore for MemoryStore {
     async fn waiting(&self, queue: &QueueName, limit: usize) -> Result<Vec<Waiting>, StoreError> {
         let (state, _) = self.enter();
         let line = state.pending.get(&(queue.clone(), Suspicion::None)).into_iter().flatten().take(limit);
-        Ok(line.filter_map(|(_, id)| state.tasks.get(id).map(|entry| entry.waiting(*id))).collect())
+        Ok(line.filter_map(|(.., id)| state.tasks.get(id).map(|entry| entry.waiting(*id))).collect())
     }
 
     async fn waiting_queues(&self, except: &[QueueName]) -> Result<Vec<QueueName>, StoreError> {
@@ -141,6 +141,19 @@ impl UpkeepStore for MemoryStore {
 
     async fn need_ended(&self) {
         self.need_ended.notified().await;
+    }
+
+    async fn forget_lanes(&self, _age: Duration, limit: usize) -> Result<usize, StoreError> {
+        let (mut state, _) = self.enter();
+        let passed = |(queue, ..): &LaneKey, lane: &Lane| {
+            state.clocks.get(queue).is_some_and(|clock| lane.is_forgettable(*clock))
+        };
+        let passed = state.lanes.iter().filter(|(key, lane)| passed(key, lane));
+        let passed: Vec<_> = passed.take(limit).map(|(key, _)| key.clone()).collect();
+        for key in &passed {
+            state.lanes.remove(key);
+        }
+        Ok(passed.len())
     }
 
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError> {

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use domain::{
-    Change, Event, NewTask, QueueName, Service, State as TaskState, Suspicion, TaskId, Timestamp, WorkerId,
-    ai::Spending, decide, task::ProgressReport,
+    Change, Event, NewTask, QueueName, Service, Share, State as TaskState, Suspicion, TaskId, Timestamp,
+    WorkerId, ai::Spending, decide, task::ProgressReport,
 };
 
 use super::{
@@ -82,7 +82,7 @@ impl WorkStore for MemoryStore {
         let arrival = state.queues.arrivals.get(queue).copied();
         let room = limits.room(running, arrival, now).tasks.min(*limit);
         let line = state.pending.get(&(queue.clone(), *suspicion)).into_iter().flatten();
-        let ids: Vec<_> = line.take(room).map(|(_, id)| *id).collect();
+        let ids: Vec<_> = line.take(room).map(|(.., id)| *id).collect();
         let tasks: Vec<_> = ids.into_iter().filter_map(|id| take(&mut state, worker, id, now)).collect();
         if let Some(rate) = limits.rate {
             let passed = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
@@ -153,13 +153,13 @@ fn next(state: &mut State, queues: &[(QueueName, usize)], limit: usize) -> Vec<T
         let first = lines
             .iter_mut()
             .filter_map(|(queue, line)| {
-                let (priority, _) = *line.peek()?;
+                let (priority, ..) = *line.peek()?;
                 Some(((priority, served.get(queue).copied().unwrap_or(0)), queue, line))
             })
             .min_by_key(|(rank, ..)| *rank);
         let Some((_, queue, line)) = first else { break };
         clock += 1;
-        taken.extend(line.next().map(|(_, id)| id));
+        taken.extend(line.next().map(|(.., id)| id));
         let queue = queue.clone();
         state.served.insert(queue, clock);
     }
@@ -175,7 +175,7 @@ fn suspects(state: &State, queues: &[QueueName], suspicion: Suspicion, limit: us
     let mut first: Vec<_> = lines.flat_map(|line| line.iter().take(limit)).copied().collect();
     first.sort_unstable();
     first.truncate(limit);
-    first.into_iter().map(|(_, id)| id).collect()
+    first.into_iter().map(|(.., id)| id).collect()
 }
 
 fn take(state: &mut State, worker: WorkerId, id: TaskId, now: Timestamp) -> Option<ClaimedTask> {
@@ -183,13 +183,15 @@ fn take(state: &mut State, worker: WorkerId, id: TaskId, now: Timestamp) -> Opti
     let change = decide(entry.state, entry.counters, Event::Claim).ok()?;
     state.apply(id, change, Some(worker), now);
     let entry = state.tasks.get(&id)?;
-    let NewTask { tenant, task_type, queue, input, limits, own, .. } = entry.submitted.clone();
+    let NewTask { tenant, task_type, queue, input, limits, own, share, .. } = entry.submitted.clone();
     Some(ClaimedTask {
         id,
         tenant,
         task_type,
         queue,
-        priority: entry.rank(),
+        priority: entry.urgency(),
+        rank: entry.rank(id),
+        fairness_key: share.and_then(|share| share.key),
         input,
         limits,
         retry: own.retry.map(Box::new),
@@ -223,7 +225,12 @@ fn settle(state: &mut State, worker: WorkerId, settlement: &Settlement, now: Tim
         Change::Finish { .. } => (entry.result, entry.details) = (result.clone(), details.clone()),
     }
     entry.calls = calls.clone();
-    let tenant = entry.submitted.tenant.clone();
+    let NewTask { tenant, queue, share, .. } = entry.submitted.clone();
+    if let Some(Share { key, cost }) = share.filter(|_| !calls.is_empty())
+        && let Some(lane) = state.lanes.get_mut(&(queue, tenant.clone(), key))
+    {
+        lane.learn(cost, Spending::of(calls).tokens());
+    }
     for ((provider, model), spending) in Spending::by_model(calls) {
         let sum = state.usage.entry((tenant.clone(), now.date_naive(), provider, model)).or_default();
         *sum = sum.plus(spending);

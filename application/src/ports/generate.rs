@@ -9,8 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use domain::{
-    ErrorClass, Failure,
-    ai::{Message, ModelCall, Price, ProviderName, ResponseFormat, Sampling, Trouble, Usage, text_of},
+    ErrorClass, Failure, Timestamp,
+    ai::{Message, ModelCall, Payer, Price, ProviderName, ResponseFormat, Sampling, Trouble, Usage, text_of},
 };
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::Value;
@@ -26,6 +26,8 @@ pub struct GenerationRequest {
     pub sampling: Sampling,
     /// The form of the answer. Providers may hold the model to it; whoever asks checks.
     pub format: Option<ResponseFormat>,
+    /// By when the answer is wanted, where that is not now: then it may go through a provider's Batch API.
+    pub deadline: Option<Timestamp>,
     /// The task's number: seeds simulated answers and names the request in provider logs.
     pub task: i64,
     /// The task's attempt, from 1.
@@ -125,6 +127,9 @@ pub struct Left {
 
 /// Keeps the calls of an attempt.
 pub trait CallBook: Send + Sync {
+    /// For whom they are made.
+    fn payer(&self) -> Payer;
+
     /// A call begins.
     fn enter(&self, call: ModelCall);
 
@@ -155,6 +160,11 @@ impl Books {
         if let Some(book) = &self.0 {
             book.update_last(&mut update);
         }
+    }
+
+    /// For whom they are made.
+    pub fn payer(&self) -> Payer {
+        self.0.as_ref().map(|book| book.payer()).unwrap_or_default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Failure, Json, NewTask, TaskId, TaskType, Tenant, Timestamp};
+use domain::{Failure, Json, NewTask, Rank, TaskId, TaskType, Tenant, Timestamp};
 
 use super::StoreError;
 
@@ -44,6 +44,8 @@ pub struct TakenIn {
     pub id: TaskId,
     /// When it is to run, if that lies ahead.
     pub run_at: Option<Timestamp>,
+    /// Its place among those as urgent, when it is PENDING.
+    pub rank: Rank,
 }
 
 /// The inbox. Any number of processes may read and empty it at once.

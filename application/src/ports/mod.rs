@@ -10,6 +10,7 @@ mod fleet;
 mod flows;
 mod generate;
 mod inbox;
+mod lane;
 mod order;
 mod outbound;
 mod queues;
@@ -30,6 +31,7 @@ pub use generate::{
     GenerationEvent, GenerationRequest, GeneratorError, Left, TextGenerator,
 };
 pub use inbox::{Accepted, InboxStore, Letter, TakenIn};
+pub use lane::{BatchAnswer, BatchApi, BatchState, Gather, LaneEntry, LaneStore, Parked, ProviderBatch};
 pub use order::{Order, Popped, Waiting};
 pub use outbound::{Delivered, NotDelivered, Outbound, Post};
 pub use queues::{Purged, QueueStore, RecentRuns, RunRecord};

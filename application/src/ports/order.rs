@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Priority, QueueName, Suspicion, TaskId};
+use domain::{Priority, QueueName, Rank, Suspicion, TaskId};
 
 use super::StoreError;
 
-/// A PENDING task's place: inside a queue, priority and then id.
+/// A PENDING task's place: inside a queue, priority and then rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
     /// Which task.
@@ -16,6 +16,8 @@ pub struct Waiting {
     pub queue: QueueName,
     /// How soon it goes.
     pub priority: Priority,
+    /// Its place among those as urgent.
+    pub rank: Rank,
     /// Suspects wait apart: workers take them from the store, and no [`Order`] holds them.
     pub suspicion: Suspicion,
 }

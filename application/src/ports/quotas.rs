@@ -29,6 +29,9 @@ pub trait QuotaStore: Send + Sync {
     /// one after the other at each meter. What was noted shortly before a crash of the store may be lost.
     async fn meter(&self, steps: &[Metered]) -> Result<Vec<Verdict>, StoreError>;
 
+    /// The meters of these names, as far as there are any.
+    async fn read_meters(&self, names: &[String]) -> Result<Vec<(String, Meter)>, StoreError>;
+
     /// Forgets meters that nobody has used for `age`, at most `limit`; answers how many.
     async fn forget_meters(&self, age: Duration, limit: usize) -> Result<usize, StoreError>;
 }

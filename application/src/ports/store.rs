@@ -4,14 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use domain::{
-    Attempt, Change, Counters, Day, Json, Limits, NewTask, Priority, Progress, QueueLimits, QueueName,
-    RetryPolicy, Status, Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId, WorkerName,
-    ai::{ModelCall, UsageGroup, UsageGrouping},
+    Attempt, Change, Counters, Day, FairnessKey, Json, Limits, NewTask, Priority, Progress, QueueLimits,
+    QueueName, Rank, RetryPolicy, Status, Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, WorkerId,
+    WorkerName,
+    ai::{ModelCall, Spending, UsageGroup, UsageGrouping},
     flow::BatchCounts,
 };
 
 use super::{
-    BatchItems, FleetStore, FlowStored, NewNode, QueueStore, QuotaStore, ScheduleStore, UpkeepStore, Waiting,
+    BatchItems, FleetStore, FlowStored, LaneStore, NewNode, QueueStore, QuotaStore, ScheduleStore,
+    UpkeepStore, Waiting,
 };
 
 /// Why a store did not do what it was asked.
@@ -27,11 +29,11 @@ pub enum StoreError {
 
 /// Every side of one store.
 pub trait Store:
-    TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + QuotaStore + FleetStore
+    TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + QuotaStore + LaneStore + FleetStore
 {
 }
-impl<T: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + QuotaStore + FleetStore> Store
-    for T
+impl<T> Store for T where
+    T: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + QuotaStore + LaneStore + FleetStore
 {
 }
 
@@ -41,6 +43,9 @@ impl<T: TaskStore + WorkStore + UpkeepStore + ScheduleStore + QueueStore + Quota
 pub trait TaskStore: Send + Sync {
     /// Stores tasks, all or none, durably before it returns. Answers one outcome per task in the order given; ids of
     /// new tasks rise in that order. A task whose start has come waits as PENDING, any other as SCHEDULED.
+    ///
+    /// A task with a [`domain::Share`] gets its rank from its lane ([`domain::fair`]) when it first becomes PENDING, and keeps
+    /// it; the rank of any other is its number.
     ///
     /// A task with an idempotency key that was used within [`domain::Idempotency::KEPT`] is not stored:
     /// [`Submitted::Replayed`] or [`Submitted::KeyReused`]. Else, a task whose [`domain::Unique`] is met by another task
@@ -137,6 +142,9 @@ pub trait TaskStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<UsageGroup>, StoreError>;
 
+    /// What the calls of models came to that the items of a batch have made, failed attempts included.
+    async fn batch_usage(&self, tenant: &Tenant, batch: TaskId) -> Result<Spending, StoreError>;
+
     /// The stored chunks of one task after `(attempt, seq)`, in order, at most `limit`. Every attempt's are kept.
     async fn chunks_after(
         &self,
@@ -158,6 +166,15 @@ pub struct Receipt {
     pub created_at: Timestamp,
     /// What it waits for as SCHEDULED; `None` when it is PENDING.
     pub run_at: Option<Timestamp>,
+    /// Its place among those as urgent, when it is PENDING.
+    pub rank: Rank,
+}
+
+impl Receipt {
+    /// The place of a task that waits.
+    pub fn place(&self, queue: QueueName, priority: Priority) -> Waiting {
+        Waiting { id: self.id, queue, priority, rank: self.rank, suspicion: Suspicion::None }
+    }
 }
 
 /// What became of one submission.
@@ -454,6 +471,10 @@ pub struct ClaimedTask {
     pub queue: QueueName,
     /// Its priority.
     pub priority: Priority,
+    /// Its place among those as urgent.
+    pub rank: Rank,
+    /// Whose share of a fair queue it takes.
+    pub fairness_key: Option<FairnessKey>,
     /// What the handler gets.
     pub input: Json,
     /// Its budgets and time limits.

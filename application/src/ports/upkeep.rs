@@ -53,6 +53,10 @@ pub trait UpkeepStore: Send + Sync {
     /// `limit`: their worker lives, and does not stop them. Settle them as their worker would.
     async fn overrunning(&self, grace: Duration, limit: usize) -> Result<Vec<Overrunning>, StoreError>;
 
+    /// Forgets lanes of fair queues ([`domain::fair`]) that nobody has used for `age` and whose turn has passed, at most
+    /// `limit`; answers how many.
+    async fn forget_lanes(&self, age: Duration, limit: usize) -> Result<usize, StoreError>;
+
     /// Forgets idempotency keys that were first used longer ago than [`domain::Idempotency::KEPT`], at most `limit`;
     /// answers how many.
     async fn forget_keys(&self, limit: usize) -> Result<usize, StoreError>;

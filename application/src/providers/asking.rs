@@ -59,7 +59,7 @@ impl<'a> Asking<'a> {
         while let Some(candidate) = self.candidates.pop_front() {
             let named = |(provider, _): &&(Provider, Gate)| provider.name == candidate.provider;
             let Some((provider, gate)) = self.shared.providers.iter().find(named) else { continue };
-            match gate.enter(&candidate.model, self.estimate).await {
+            match gate.enter(&candidate.model, self.estimate, &self.books).await {
                 Ok(place) => {
                     let turn = Turn { provider, model: candidate.model, gate, place };
                     self.enter(&turn);

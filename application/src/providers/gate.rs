@@ -1,21 +1,27 @@
 //! When a provider is not asked: while it has said so, while its quota is used up or a budget is spent, and while as many
-//! calls are under way as may be. All but the last all processes know ([`QuotaStore`]); the calls under way are this one's.
+//! calls are under way as may be. All processes know it ([`QuotaStore`]).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use domain::{
     ErrorClass,
     ai::{
-        Budget, ModelGlob, Price, PriceList, ProviderName, Quota, Refusal, Step, Trouble, Verdict,
-        estimate_tokens,
+        Budget, Caller, InFlight, ModelGlob, Price, PriceList, ProviderName, Quota, Refusal, Step, Trouble,
+        Verdict, estimate_tokens,
     },
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::{NamedBudget, Provider};
 use crate::{
     combine::{Combiner, Together},
-    ports::{GenerationEvent, GeneratorError, Metered, QuotaStore, StoreError, Usage},
+    ports::{Books, GenerationEvent, GeneratorError, Metered, QuotaStore, StoreError, Usage},
 };
 
 /// How long a provider is left alone that names no time.
@@ -24,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_WITHOUT_CREDIT: Duration = Duration::from_secs(60);
 /// After an hour it is asked again, whatever it said.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-/// When a task comes back that found no place, or no answer of the store.
+/// When a task comes back that found no answer of the store.
 const SOON: Duration = Duration::from_secs(1);
 /// One call at a time: steps arrive in the order in which they were taken.
 const TOGETHER: Together = Together { most: 500, calls: 1 };
@@ -43,7 +49,7 @@ pub(super) fn meters(store: Arc<dyn QuotaStore>) -> Meters {
 /// The gate before one provider.
 pub(super) struct Gate {
     provider: ProviderName,
-    places: Option<(usize, Arc<Semaphore>)>,
+    own: Option<Arc<Own>>,
     quotas: Option<Vec<(ModelGlob, Quota)>>,
     budgets: Vec<NamedBudget>,
     prices: PriceList,
@@ -61,9 +67,53 @@ pub(super) struct Estimate {
     pub(super) again: bool,
 }
 
-/// A call that was let through. When it is dropped, its meter is told what it used.
+/// The calls of this process, where those under way are counted.
+struct Own {
+    meter: String,
+    terms: InFlight,
+    caller: Caller,
+    calls: AtomicU32,
+}
+
+/// One of them, also while it is not let through yet: rather one too many than one too few.
+struct OwnCall(Arc<Own>);
+
+impl OwnCall {
+    fn begin(own: &Arc<Own>) -> Self {
+        own.calls.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(own))
+    }
+}
+
+impl Drop for OwnCall {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Own {
+    fn step(&self, step: Step) -> Metered {
+        Metered { meter: self.meter.clone(), quota: Quota::NONE, step }
+    }
+}
+
+/// Says again and again how many calls this process has under way, while it has some.
+async fn renew(own: Weak<Own>, meters: Meters) {
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(InFlight::LEASE / 3).await;
+        let Some(own) = own.upgrade() else { return };
+        let calls = own.calls.load(Ordering::Relaxed);
+        if calls > 0 || told > 0 {
+            meters.leave(vec![own.step(Step::Renew { caller: own.caller, calls })]);
+        }
+        told = calls;
+    }
+}
+
+/// A call that was let through. When it is dropped, its meters are told what it used.
 pub(super) struct Place {
-    _permit: Option<OwnedSemaphorePermit>,
+    _own: Option<OwnCall>,
     /// None where nobody counts.
     reserved: Option<Reserved>,
 }
@@ -73,6 +123,7 @@ struct Reserved {
     held: Vec<Held>,
     estimate: Estimate,
     price: Price,
+    began: Instant,
     /// Characters that it wrote so far.
     written: u64,
     /// What it used, once that is known; `Some(None)` where it was not made at all.
@@ -88,6 +139,7 @@ struct Held {
 enum Of {
     Tokens(Quota, u64),
     Money(Budget, u64),
+    Place(InFlight, Caller),
 }
 
 impl Held {
@@ -96,11 +148,12 @@ impl Held {
         self.step(match &self.of {
             Of::Tokens(_, tokens) => Step::Reserve { tokens: *tokens, again },
             Of::Money(budget, most) => Step::Spend { budget: *budget, most: *most },
+            Of::Place(terms, caller) => Step::Enter { terms: *terms, caller: *caller },
         })
     }
 
-    /// How it is settled.
-    fn settlement(&self, used: Option<Usage>, price: Price) -> Metered {
+    /// How it is settled: by what was used, and how long it took; by nothing where the call was not made.
+    fn settlement(&self, used: Option<Usage>, price: Price, lasted: Option<Duration>) -> Metered {
         self.step(match &self.of {
             Of::Tokens(_, reserved) => {
                 let used = used.map(|used| used.input_tokens.saturating_add(used.output_tokens));
@@ -110,26 +163,32 @@ impl Held {
                 let cost = price.of(used.unwrap_or_default());
                 Step::Pay { budget: *budget, reserved: *reserved, cost }
             }
+            Of::Place(_, caller) => Step::Leave { caller: *caller, lasted },
         })
     }
 
     fn step(&self, step: Step) -> Metered {
         let quota = match &self.of {
             Of::Tokens(quota, _) => *quota,
-            Of::Money(..) => Quota::NONE,
+            Of::Money(..) | Of::Place(..) => Quota::NONE,
         };
         Metered { meter: self.meter.clone(), quota, step }
     }
 }
 
 impl Gate {
-    pub(super) fn new(provider: &Provider, budgets: &[NamedBudget], meters: Meters) -> Self {
-        let places = provider.max_in_flight.map(|most| (most, Arc::new(Semaphore::new(most))));
+    pub(super) fn new(provider: &Provider, budgets: &[NamedBudget], caller: Caller, meters: Meters) -> Self {
+        let own = provider.in_flight.map(|terms| {
+            let (meter, calls) = (format!("{} under way", provider.name), AtomicU32::new(0));
+            let own = Arc::new(Own { meter, terms, caller, calls });
+            tokio::spawn(renew(Arc::downgrade(&own), meters.clone()));
+            own
+        });
         let concerns =
             |budget: &&NamedBudget| budget.providers.is_empty() || budget.providers.contains(&provider.name);
         Self {
             provider: provider.name.clone(),
-            places,
+            own,
             quotas: provider.quotas.clone(),
             budgets: budgets.iter().filter(concerns).cloned().collect(),
             prices: provider.prices.clone(),
@@ -138,21 +197,17 @@ impl Gate {
     }
 
     /// Lets a call through, or says why not.
-    pub(super) async fn enter(&self, model: &str, estimate: Estimate) -> Result<Place, GeneratorError> {
-        let permit = match &self.places {
-            None => None,
-            Some((most, places)) => {
-                let place = Arc::clone(places).try_acquire_owned();
-                Some(place.map_err(|_| {
-                    let said = format!("it has as many calls under way as it may have at once: {most}");
-                    self.held_up("provider_busy", said, Some(SOON))
-                })?)
-            }
-        };
+    pub(super) async fn enter(
+        &self,
+        model: &str,
+        estimate: Estimate,
+        books: &Books,
+    ) -> Result<Place, GeneratorError> {
+        let own = self.own.as_ref().map(OwnCall::begin);
         let price = self.prices.of(model);
-        let held = self.wishes(model, estimate, price)?;
+        let held = self.wishes(model, estimate, price, books)?;
         if held.is_empty() {
-            return Ok(Place { _permit: permit, reserved: None });
+            return Ok(Place { _own: own, reserved: None });
         }
         let wishes = held.iter().map(|held| held.wish(estimate.again)).collect();
         let verdicts = self.meters.call(wishes).await.map_err(|error| self.unknown(&error))?;
@@ -171,12 +226,13 @@ impl Gate {
         }
         if let Some((meter, why)) = refusal {
             // All or nothing.
-            self.meters.leave(passed.iter().map(|held| held.settlement(None, price)).collect());
+            self.meters.leave(passed.iter().map(|held| held.settlement(None, price, None)).collect());
             return Err(self.refused(model, &meter, why));
         }
         let meters = self.meters.clone();
-        let reserved = Reserved { meters, held: passed, estimate, price, written: 0, used: None };
-        Ok(Place { _permit: permit, reserved: Some(reserved) })
+        let began = Instant::now();
+        let reserved = Reserved { meters, held: passed, estimate, price, began, written: 0, used: None };
+        Ok(Place { _own: own, reserved: Some(reserved) })
     }
 
     /// What a call has to be let through by.
@@ -185,25 +241,42 @@ impl Gate {
         model: &str,
         estimate: Estimate,
         price: Option<Price>,
+        books: &Books,
     ) -> Result<Vec<Held>, GeneratorError> {
         let tokens = estimate.input + estimate.output;
         let quota = self.meter(model).map(|(meter, quota)| Held { meter, of: Of::Tokens(quota, tokens) });
-        let mut held: Vec<Held> = quota.into_iter().collect();
-        for NamedBudget { name, budget, .. } in self.budgets.iter().filter(|it| it.models.matches(model)) {
+        let place = self
+            .own
+            .as_ref()
+            .map(|own| Held { meter: own.meter.clone(), of: Of::Place(own.terms, own.caller) });
+        let mut held: Vec<Held> = quota.into_iter().chain(place).collect();
+        for budget in self.budgets.iter().filter(|it| it.models.matches(model)) {
             let Some(price) = price else {
-                let said =
-                    format!("the budget {name} cannot count {model}, which has no price: add it to prices");
+                let said = format!(
+                    "the budget {} cannot count {model}, which has no price: add it to prices",
+                    budget.name
+                );
                 return Err(self.unpaid("unpriced_model", said));
             };
             let (input_tokens, output_tokens) = (estimate.input, estimate.output);
             let most = price.of(Usage { input_tokens, output_tokens, estimated: true });
-            held.push(Held { meter: format!("budget {name}"), of: Of::Money(*budget, most) });
+            held.push(Held { meter: budget.meter(&books.payer()), of: Of::Money(budget.budget, most) });
         }
         Ok(held)
     }
 
+    /// Takes note of how soon a provider answered; `None` where it did not because it had too much to do.
+    pub(super) fn felt(&self, answered: Option<Duration>) {
+        if let Some(own) = self.own.as_ref().filter(|own| own.terms.first_token.is_some()) {
+            self.meters.leave(vec![own.step(Step::Felt { terms: own.terms, answered })]);
+        }
+    }
+
     /// Takes note of what a provider said.
     pub(super) fn note(&self, model: &str, error: &GeneratorError) {
+        if matches!(error.trouble, Trouble::Overloaded | Trouble::TimedOut) {
+            self.felt(None);
+        }
         let (time, by_rate) = match error.trouble {
             Trouble::RateLimited => (error.retry_after.unwrap_or(PAUSE).min(LONGEST_PAUSE), true),
             Trouble::Quota => (PAUSE_WITHOUT_CREDIT, false),
@@ -222,6 +295,19 @@ impl Gate {
     pub(super) fn left(&self, model: &str, requests: Option<u64>, tokens: Option<u64>) {
         if requests.is_some() || tokens.is_some() {
             self.tell(model, Step::Left { requests, tokens });
+        }
+    }
+
+    /// Counts what an answer cost that nobody was let through for.
+    pub(super) fn charge(&self, model: &str, cost: u64, books: &Books) {
+        let budgets = self.budgets.iter().filter(|budget| budget.models.matches(model));
+        let pay = budgets.map(|budget| {
+            let step = Step::Pay { budget: budget.budget, reserved: 0, cost };
+            Metered { meter: budget.meter(&books.payer()), quota: Quota::NONE, step }
+        });
+        let pay: Vec<_> = pay.collect();
+        if !pay.is_empty() {
+            self.meters.leave(pay);
         }
     }
 
@@ -245,6 +331,10 @@ impl Gate {
             Refusal::ComeBack { after, limit: (what, most) } => {
                 let said = format!("it may be asked for {most} {what} a minute of {model}");
                 self.held_up("quota_used_up", said, Some(after))
+            }
+            Refusal::Full { after, most } => {
+                let said = format!("as many calls are under way as may be at once, which is {most} at most");
+                self.held_up("provider_busy", said, Some(after))
             }
             Refusal::Closed { left, code, message, by_rate } => {
                 let said = format!("{message} (said before; it is not asked until then)");
@@ -334,7 +424,9 @@ impl Drop for Reserved {
         // A call that is let go half way has used what came until then.
         let used = self.used.unwrap_or_else(|| Some(self.so_far()));
         if tokio::runtime::Handle::try_current().is_ok() {
-            self.meters.leave(self.held.iter().map(|held| held.settlement(used, self.price)).collect());
+            let lasted = used.map(|_| self.began.elapsed());
+            self.meters
+                .leave(self.held.iter().map(|held| held.settlement(used, self.price, lasted)).collect());
         }
     }
 }

@@ -4,28 +4,34 @@
 //! Another provider is asked only while nothing has been written: text of two calls is never spliced.
 
 mod asking;
+mod budgets;
 mod gate;
+mod lane;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::ai::{
-    Budget, InvalidRule, ModelCall, ModelGlob, ModelRule, ModelRules, Operation, PriceList, ProviderName,
-    Quota, ServedModels, Trouble, estimate_tokens,
+    Budget, Caller, InFlight, InvalidRule, ModelCall, ModelGlob, ModelRule, ModelRules, OUTPUT_UNLESS_SAID,
+    Operation, Payer, PriceList, ProviderName, Purses, Quota, ServedModels, Trouble, estimate_tokens,
 };
 use futures_util::StreamExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::{
     asking::Asking,
     gate::{Estimate, Gate},
+    lane::Way,
+};
+pub use self::{
+    budgets::{BudgetReport, Budgets},
+    lane::BatchLane,
 };
 use crate::ports::{
-    Embedder, EmbeddingRequest, Embeddings, Generation, GenerationRequest, GeneratorError, QuotaStore,
-    TextGenerator,
+    Embedder, EmbeddingRequest, Embeddings, Generation, GenerationRequest, GeneratorError, LaneStore, Store,
+    StoreError, TextGenerator,
 };
-
-/// What an answer without `max_tokens` is taken to be at most, until it is known.
-const OUTPUT: u64 = 1_000;
 
 /// One provider as it is configured.
 pub struct Provider {
@@ -39,8 +45,10 @@ pub struct Provider {
     pub models: Vec<ModelGlob>,
     /// What they cost.
     pub prices: PriceList,
-    /// The most calls under way at once in this process.
-    pub max_in_flight: Option<usize>,
+    /// How many calls may be under way at once, over all processes.
+    pub in_flight: Option<InFlight>,
+    /// Its Batch API, for what is not urgent.
+    pub batch: Option<BatchLane>,
     /// What it may be asked for, over all processes: models of a rule share its quota. `None` where nobody counts, and it never
     /// has to be left alone.
     pub quotas: Option<Vec<(ModelGlob, Quota)>>,
@@ -57,6 +65,18 @@ pub struct NamedBudget {
     pub models: ModelGlob,
     /// How much, and for how long.
     pub budget: Budget,
+    /// Whose.
+    pub purses: Purses,
+}
+
+impl NamedBudget {
+    /// The meter of this one's purse.
+    fn meter(&self, payer: &Payer) -> String {
+        match self.purses.owner(payer) {
+            None => format!("budget {}", self.name),
+            Some(owner) => format!("budget {} of {owner}", self.name),
+        }
+    }
 }
 
 /// Every provider of a process. Cheap to clone.
@@ -68,16 +88,18 @@ pub struct Providers {
 struct Shared {
     providers: Vec<(Provider, Gate)>,
     rules: ModelRules,
+    lane: Arc<dyn LaneStore>,
 }
 
 impl Providers {
     /// These providers, in their order, under these rules; refused where two share a name, or a rule names a stranger. What is
-    /// used of their quotas is kept in `store`. Must be called inside a tokio runtime.
+    /// used of their quotas is kept in `store`, where this process is `caller`. Must be called inside a tokio runtime.
     pub fn new(
         providers: Vec<Provider>,
         rules: Vec<ModelRule>,
         budgets: &[NamedBudget],
-        store: Arc<dyn QuotaStore>,
+        store: Arc<dyn Store>,
+        caller: Caller,
     ) -> Result<Self, InvalidRule> {
         for (place, provider) in providers.iter().enumerate() {
             if providers[..place].iter().any(|other| other.name == provider.name) {
@@ -98,12 +120,17 @@ impl Providers {
                 )));
             }
         }
-        let meters = gate::meters(store);
+        let meters = gate::meters(Arc::clone(&store) as _);
         let gated = providers.into_iter().map(|provider| {
-            let gate = Gate::new(&provider, budgets, meters.clone());
+            let gate = Gate::new(&provider, budgets, caller, meters.clone());
             (provider, gate)
         });
-        Ok(Self { shared: Arc::new(Shared { providers: gated.collect(), rules }) })
+        Ok(Self { shared: Arc::new(Shared { providers: gated.collect(), rules, lane: store }) })
+    }
+
+    /// Sends batches and reads what comes of them, until it is cancelled; returns at once where no provider has a batch lane.
+    pub async fn serve_lanes(&self, until: CancellationToken) {
+        self.shared.serve_lanes(until).await;
     }
 }
 
@@ -116,15 +143,23 @@ impl std::fmt::Debug for Providers {
 #[async_trait]
 impl TextGenerator for Providers {
     async fn generate(&self, request: GenerationRequest) -> Result<Generation, GeneratorError> {
+        if let Some(deadline) = request.deadline.filter(|_| self.shared.has_lanes()) {
+            match self.shared.way(&request, deadline).await.map_err(|error| lane_unknown(&error))? {
+                Way::Live => {}
+                Way::Not(error) => return Err(error),
+                Way::Answered(generation) => return Ok(generation),
+            }
+        }
         let estimate = Estimate {
             input: estimate_tokens(request.chars()),
-            output: request.sampling.max_tokens.map_or(OUTPUT, u64::from),
+            output: request.sampling.max_tokens.map_or(OUTPUT_UNLESS_SAID, u64::from),
             again: request.attempt > 1,
         };
         let mut asking =
             Asking::new(&self.shared, Operation::Chat, &request.model, estimate, request.books.clone());
         while let Some(turn) = asking.next().await {
             let request = GenerationRequest { model: turn.model.clone(), ..request.clone() };
+            let asked = Instant::now();
             // The first event decides: an error that comes in a stream's place of a token is an error like others.
             let begun = match turn.provider.generator.generate(request).await {
                 Ok(mut generation) => match generation.next().await {
@@ -136,6 +171,7 @@ impl TextGenerator for Providers {
             };
             match begun {
                 Ok((generation, first)) => {
+                    turn.gate.felt(Some(asked.elapsed()));
                     turn.gate.left(&turn.model, generation.left.requests, generation.left.tokens);
                     let (by, mut place) = asking.answered(turn);
                     let answer = generation.heard_by(first, move |event| place.hear(event));
@@ -176,6 +212,24 @@ impl Embedder for Providers {
             }
         }
         Err(asking.gave_up())
+    }
+}
+
+impl Shared {
+    fn has_lanes(&self) -> bool {
+        self.providers.iter().any(|(provider, _)| provider.batch.is_some())
+    }
+}
+
+/// Nobody knows whether the request is in a batch.
+fn lane_unknown(error: &StoreError) -> GeneratorError {
+    GeneratorError {
+        class: domain::ErrorClass::RateLimited,
+        trouble: Trouble::RateLimited,
+        code: "batch_lane_unknown".to_owned(),
+        message: format!("how its request stands cannot be read: {error}"),
+        retry_after: Some(std::time::Duration::from_secs(1)),
+        billed: false,
     }
 }
 

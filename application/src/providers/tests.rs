@@ -9,8 +9,8 @@ use std::{
 use domain::{
     AttemptOutcome, ErrorClass, Json, Status, Tenant,
     ai::{
-        InvalidRule, ModelCall, ModelGlob, ModelRule, Price, PriceList, ProviderName, Trouble, Usage,
-        UsageGrouping,
+        Caller, InFlight, InvalidRule, ModelCall, ModelGlob, ModelRule, Payer, Price, PriceList,
+        ProviderName, Trouble, Usage, UsageGrouping,
     },
 };
 use futures_util::{StreamExt, stream};
@@ -75,14 +75,15 @@ fn provider(name: &str, asked: &Asked, answers: Vec<Said>) -> Provider {
         embedder: Arc::new(MockEmbedder::new()),
         models: vec![ModelGlob::new("*").expect("a glob")],
         prices: PriceList::default(),
-        max_in_flight: None,
+        in_flight: None,
+        batch: None,
         quotas: Some(Vec::new()),
     }
 }
 
 /// These providers, by the clock of tokio.
 fn of(all: Vec<Provider>, rules: Vec<ModelRule>) -> Result<Providers, InvalidRule> {
-    Providers::new(all, rules, &[], Product::new([]).store)
+    Providers::new(all, rules, &[], Product::new([]).store, Caller(1))
 }
 
 fn request(model: &str) -> GenerationRequest {
@@ -94,6 +95,10 @@ fn book() -> (Books, impl Fn() -> Vec<ModelCall>) {
     #[derive(Clone, Default)]
     struct Book(Arc<Mutex<Vec<ModelCall>>>);
     impl CallBook for Book {
+        fn payer(&self) -> Payer {
+            Payer::default()
+        }
+
         fn enter(&self, call: ModelCall) {
             self.0.lock().expect("not poisoned").push(call);
         }
@@ -209,7 +214,8 @@ async fn a_provider_without_credit_is_left_alone_for_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn no_more_calls_are_under_way_than_may_be() {
     let calls = Asked::default();
-    let busy = Provider { max_in_flight: Some(1), ..provider("a", &calls, vec![text("one"), text("two")]) };
+    let one = InFlight { most: 1, first_token: None };
+    let busy = Provider { in_flight: Some(one), ..provider("a", &calls, vec![text("one"), text("two")]) };
     let providers = of(vec![busy], Vec::new()).expect("providers");
     let first = providers.generate(request("m")).await.expect("a place");
     let error = providers.generate(request("m")).await.expect_err("no place");

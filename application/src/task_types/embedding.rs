@@ -2,7 +2,7 @@
 
 use domain::{
     Failure, Json,
-    ai::{EmbeddingLimits, InvalidRequest},
+    ai::{EmbeddingLimits, InvalidRequest, estimate_tokens},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -55,6 +55,9 @@ pub(super) fn spec(models: &Models) -> TaskTypeSpec {
         move |context, input| embed(models.clone(), context, input),
     )
     .checked(move |input: &EmbeddingInput| input.check(limits).map_err(|error| error.to_string()))
+    .costing(|input: &EmbeddingInput| {
+        estimate_tokens(input.input.texts().map(|text| text.chars().count() as u64).sum())
+    })
     .example(r#"{"input":["first text","second text"],"model":"text-embedding-3-small","dimensions":256}"#)
 }
 

@@ -60,6 +60,15 @@ pub enum OneOrMany {
 }
 
 impl OneOrMany {
+    /// Each of them.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let texts = match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Many(texts) => texts,
+        };
+        texts.iter().map(String::as_str)
+    }
+
     /// As a list in any case.
     pub fn into_vec(self) -> Vec<String> {
         match self {

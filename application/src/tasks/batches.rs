@@ -300,6 +300,8 @@ impl Tasks {
             own: OwnTerms::default(),
             idempotency,
             unique: None,
+            // It never waits for a worker.
+            share: None,
         })
     }
 

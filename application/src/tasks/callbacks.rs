@@ -10,7 +10,7 @@ use domain::{
 use super::{Admission, FlowSubmission, InvalidField, SubmitError, Tasks};
 use crate::{
     ports::{StoreError, Submitted},
-    registry::TaskTypeSpec,
+    registry::{TaskTypeSpec, share},
     task_types::{Callback, WEBHOOK_TYPE, WebhookInput},
 };
 
@@ -45,10 +45,12 @@ impl Tasks {
         let (spec, input) = self.webhook(task, callback)?;
         let corrupt = |error: domain::InvalidName| StoreError::Corrupt(error.to_string());
         let key = UniqueKey::new(callback_key(task, &callback.url, &callback.events)).map_err(corrupt)?;
+        let queue = self.routes.queue_for(spec.name()).clone();
+        let share = share(self.routes.settings(&queue), None, None);
         let webhook = NewTask {
             tenant: tenant.clone(),
             task_type: spec.name().clone(),
-            queue: self.routes.queue_for(spec.name()).clone(),
+            queue,
             priority: Priority::default(),
             input,
             metadata: None,
@@ -58,6 +60,7 @@ impl Tasks {
             own: OwnTerms::default(),
             idempotency: None,
             unique: Some(Unique { key, among: Status::ALL.to_vec(), window: None }),
+            share,
         };
         match self.store.submit(&[webhook]).await?.pop() {
             Some(Submitted::New(receipt) | Submitted::Replayed(receipt)) => Ok(receipt.id),

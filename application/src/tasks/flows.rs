@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use domain::{
-    Start, Status, Suspicion, TaskId, Tenant,
+    Start, Status, TaskId, Tenant,
     flow::{
         DEEPEST_FOLLOW_UP, MOST_FOLLOW_UPS, MOST_NEEDS, Need, Needs, NodeName, OnFailure, is_batch, reference,
     },
@@ -14,9 +14,7 @@ use super::{
     batches::Places,
     submit::{as_submitted, first_answer},
 };
-use crate::ports::{
-    BatchItems, FlowStored, Needed, NewNeed, NewNode, Receipt, StoreError, Submitted, Waiting, links,
-};
+use crate::ports::{BatchItems, FlowStored, Needed, NewNeed, NewNode, Receipt, StoreError, Submitted, links};
 
 /// What follow-ups call the task that they follow, where it has no name.
 const PARENT: &str = "parent";
@@ -210,12 +208,7 @@ impl Tasks {
         let others = receipts.iter().skip(nodes.len()).zip(noted);
         let starting = starting.chain(others.map(|(receipt, (queue, priority))| (*receipt, queue, priority)));
         let waiting = starting.filter(|(receipt, ..)| receipt.run_at.is_none());
-        let waiting = waiting.map(|(receipt, queue, priority)| Waiting {
-            id: receipt.id,
-            queue,
-            priority,
-            suspicion: Suspicion::None,
-        });
+        let waiting = waiting.map(|(receipt, queue, priority)| receipt.place(queue, priority));
         self.announcer.announce(waiting.collect());
         let ids: Vec<TaskId> = receipts.iter().map(|receipt| receipt.id).collect();
         Ok(head(nodes, &receipts, &ids).map(|task| (Admission::Created(task), ids)))

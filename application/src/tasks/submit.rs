@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use domain::{
-    Idempotency, Json, LimitOverrides, Limits, NewTask, OwnTerms, Priority, QueueName, Retention, Start,
-    Status, Suspicion, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
+    FairnessKey, Idempotency, Json, LimitOverrides, Limits, NewTask, OwnTerms, Priority, QueueName,
+    Retention, Start, Status, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
 };
 
 use super::Tasks;
-use crate::ports::{Receipt, Signal, StoreError, Submitted, Waiting};
+use crate::{
+    ports::{Receipt, Signal, StoreError, Submitted, Waiting},
+    registry::share,
+};
 
 /// What a client asks for. Names and numbers are valid already; what depends on the task type is checked here.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +42,8 @@ pub struct Submission {
     pub idempotency: Option<Idempotency>,
     /// Makes a second one impossible.
     pub unique: Option<Unique>,
+    /// Whose share of a fair queue it takes.
+    pub fairness_key: Option<FairnessKey>,
 }
 
 impl Submission {
@@ -58,6 +63,7 @@ impl Submission {
             metadata: None,
             idempotency: None,
             unique: None,
+            fairness_key: None,
         }
     }
 }
@@ -124,11 +130,16 @@ impl Tasks {
         self.backlog.make_room(self.store.as_ref(), tenant, tasks.len()).await?;
         let outcomes = self.store.submit(&tasks).await?;
         let older = self.read_older(tenant, &outcomes).await?;
-        let mut admissions = Vec::with_capacity(tasks.len());
+        let (mut admissions, mut waiting) = (Vec::with_capacity(tasks.len()), Vec::new());
         for (new, outcome) in tasks.into_iter().zip(outcomes) {
             let known = |id| older.iter().find(|task| task.id == id);
             admissions.push(match outcome {
-                Submitted::New(receipt) => Admission::Created(as_submitted(new, receipt)),
+                Submitted::New(receipt) => {
+                    if receipt.run_at.is_none() {
+                        waiting.push(receipt.place(new.queue.clone(), new.priority));
+                    }
+                    Admission::Created(as_submitted(new, receipt))
+                }
                 Submitted::Replayed(receipt) => {
                     Admission::Replayed(first_answer(new, receipt, known(receipt.id)))
                 }
@@ -143,7 +154,8 @@ impl Tasks {
                 },
             });
         }
-        self.announce(&admissions);
+        // Into the order, and workers are woken, beside the answer.
+        self.announcer.announce(waiting);
         Ok(admissions)
     }
 
@@ -195,21 +207,6 @@ impl Tasks {
             })
             .collect();
         if older.is_empty() { Ok(Vec::new()) } else { self.store.read(tenant, &older).await }
-    }
-
-    /// Puts tasks that wait in the order and wakes workers, beside the answer.
-    fn announce(&self, admissions: &[Admission]) {
-        let created = admissions.iter().filter_map(|admission| match admission {
-            Admission::Created(task) => Some(task),
-            Admission::Replayed(_) | Admission::Existing(_) | Admission::KeyReused(_) => None,
-        });
-        let waiting = created.filter(|task| task.status == Status::Pending).map(|task| Waiting {
-            id: task.id,
-            queue: task.queue.clone(),
-            priority: task.priority,
-            suspicion: Suspicion::None,
-        });
-        self.announcer.announce(waiting.collect());
     }
 
     /// What is stored of a submission. An input that refers to results of others cannot be checked before it is put
@@ -276,6 +273,17 @@ impl Tasks {
                 refuse("unique_window_seconds", format!("{asked} is not above 0 and at most {longest}"));
             }
         }
+        let spec = self.registry.get(&submission.task_type);
+        let asked = spec.map(|spec| (spec, &submission.input));
+        let share = share(settings, asked, submission.fairness_key.clone());
+        if submission.fairness_key.is_some() && share.is_none() {
+            refuse(
+                "fairness_key",
+                format!(
+                    "the queue {queue} is not a fair one: leave it out, or set `fair = true` for the queue"
+                ),
+            );
+        }
         let own = OwnTerms {
             retry: submission.own.retry.or_else(|| settings.retry.clone()),
             keep_for: submission.own.keep_for,
@@ -293,6 +301,7 @@ impl Tasks {
             own,
             idempotency: submission.idempotency,
             unique: submission.unique,
+            share,
         }
     }
 }
@@ -326,6 +335,7 @@ pub(super) fn as_submitted(new: NewTask, receipt: Receipt) -> Task {
         needs: None,
         waits_for: None,
         batch: None,
+        fairness_key: new.share.and_then(|share| share.key),
     }
 }
 

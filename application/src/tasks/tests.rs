@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::DateTime;
 use domain::{
-    Json, Limits, QueueName, Routes, Start, Status, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
+    Json, Limits, QueueName, Rank, Routes, Start, Status, Task, TaskId, TaskType, Tenant, Timestamp, Unique,
     UniqueKey,
 };
 use serde::de::IgnoredAny;
@@ -43,6 +43,7 @@ fn taking() -> MockTaskStore {
     store.expect_submit().returning(|tasks| {
         let receipt = |(i, task): (usize, &domain::NewTask)| Receipt {
             id: TaskId(i as i64 + 1),
+            rank: Rank(i as i64 + 1),
             created_at: now(),
             run_at: match task.start {
                 Start::Now => None,
@@ -81,6 +82,7 @@ async fn what_waits_is_ordered_and_announced_after_it_is_stored() {
         id: TaskId(1),
         queue: QueueName::new("demo_tasks").expect("a queue"),
         priority: Default::default(),
+        rank: Rank(1),
         suspicion: Default::default(),
     };
     order.expect_push().withf(move |tasks| tasks == [place.clone()]).times(1).returning(|_| Ok(()));
@@ -210,7 +212,12 @@ async fn a_replay_is_answered_as_it_was_and_announced_to_nobody() {
     let urgent = QueueName::new("urgent").expect("a queue");
     let mut store = MockTaskStore::new();
     store.expect_submit().returning(|_| {
-        Ok(vec![Submitted::Replayed(Receipt { id: TaskId(7), created_at: now(), run_at: None })])
+        Ok(vec![Submitted::Replayed(Receipt {
+            id: TaskId(7),
+            created_at: now(),
+            run_at: None,
+            rank: Rank(7),
+        })])
     });
     let queue = urgent.clone();
     store.expect_read().times(1).returning(move |_, ids| {
@@ -305,6 +312,7 @@ async fn a_retry_is_ordered_and_announced() {
         id: TaskId(5),
         queue: QueueName::default_queue(),
         priority: Default::default(),
+        rank: Rank(5),
         suspicion: Default::default(),
     };
     let mut store = MockTaskStore::new();
@@ -350,6 +358,7 @@ fn example(id: TaskId) -> Task {
         needs: None,
         waits_for: None,
         batch: None,
+        fairness_key: None,
     }
 }
 

@@ -1,8 +1,9 @@
 //! What calls of models came to, over days.
 
 use domain::{
-    Day, Tenant,
+    Day, TaskId, Tenant,
     ai::{Spending, UsageGroup, UsageGrouping},
+    flow::is_batch,
 };
 
 use super::{InvalidField, Tasks};
@@ -42,6 +43,15 @@ pub enum UsageError {
 }
 
 impl Tasks {
+    /// What the items of a batch came to; `None` for a number that is no batch of the tenant's.
+    pub async fn batch_usage(&self, tenant: &Tenant, batch: TaskId) -> Result<Option<Spending>, StoreError> {
+        let found = self.store.read(tenant, &[batch]).await?;
+        if !found.iter().any(|task| is_batch(&task.task_type)) {
+            return Ok(None);
+        }
+        self.store.batch_usage(tenant, batch).await.map(Some)
+    }
+
     /// What the tenant's calls came to from one day to another, in UTC and both included; the last 30 days where none is
     /// named.
     pub async fn usage(

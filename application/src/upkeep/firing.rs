@@ -2,7 +2,7 @@
 //! first plan only.
 
 use domain::{
-    Json, NewTask, Priority, QueueName, Suspicion, Timestamp,
+    Json, NewTask, Priority, QueueName, Timestamp,
     schedule::{NewSchedule, Plan, plan},
 };
 use serde_json::{Map, Value};
@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::{
     ordering::announce_waiting,
     ports::{CancelOutcome, DueSchedule, Fired, Firing, Signal, StoreError, Waiting},
+    registry::share,
     worker::WorkerPorts,
 };
 
@@ -27,7 +28,7 @@ pub(super) async fn fire_due(ports: &WorkerPorts, limit: usize) -> Result<usize,
         }
         let Plan { fire, skipped, next_tick, cancel_running: _ } = plan;
         let skipped_ticks: usize = skipped.iter().map(|run| run.count as usize).sum();
-        let tasks = fire.into_iter().map(|tick| (tick, task_of(&schedule.spec, tick))).collect();
+        let tasks = fire.into_iter().map(|tick| (tick, task_of(ports, &schedule.spec, tick))).collect();
         let firing = Firing { schedule: schedule.id, revision: schedule.revision, tasks, skipped, next_tick };
         if let Fired::Yes(receipts) = ports.store.fire(&firing).await? {
             let name = &schedule.spec.name;
@@ -36,14 +37,8 @@ pub(super) async fn fire_due(ports: &WorkerPorts, limit: usize) -> Result<usize,
             let (queue, priority): (&QueueName, Priority) =
                 (&schedule.spec.template.queue, schedule.spec.template.priority);
             let started = receipts.iter().filter(|receipt| receipt.run_at.is_none());
-            let waiting: Vec<Waiting> = started
-                .map(|receipt| Waiting {
-                    id: receipt.id,
-                    queue: queue.clone(),
-                    priority,
-                    suspicion: Suspicion::None,
-                })
-                .collect();
+            let waiting: Vec<Waiting> =
+                started.map(|receipt| receipt.place(queue.clone(), priority)).collect();
             announce_waiting(ports.order.as_deref(), ports.signals.as_ref(), &waiting).await;
         }
     }
@@ -51,12 +46,13 @@ pub(super) async fn fire_due(ports: &WorkerPorts, limit: usize) -> Result<usize,
 }
 
 /// What a schedule submits at this tick. The task's metadata name both.
-fn task_of(schedule: &NewSchedule, tick: Timestamp) -> NewTask {
+fn task_of(ports: &WorkerPorts, schedule: &NewSchedule, tick: Timestamp) -> NewTask {
     let template = &schedule.template;
     let mut notes: Map<String, Value> =
         template.metadata.as_ref().and_then(|notes| notes.to().ok()).unwrap_or_default();
     notes.insert("schedule".into(), schedule.name.as_str().into());
     notes.insert("scheduled_for".into(), tick.to_rfc3339().into());
+    let (queue, spec) = (ports.routes.settings(&template.queue), ports.registry.get(&template.task_type));
     NewTask {
         tenant: schedule.tenant.clone(),
         task_type: template.task_type.clone(),
@@ -70,5 +66,6 @@ fn task_of(schedule: &NewSchedule, tick: Timestamp) -> NewTask {
         own: template.own.clone(),
         idempotency: None,
         unique: None,
+        share: share(queue, spec.map(|spec| (spec, &template.input)), None),
     }
 }

@@ -189,7 +189,7 @@ async fn from_the_store(
 
 #[cfg(test)]
 mod tests {
-    use domain::{Counters, Json, Limits, Priority, TaskId, TaskType, Tenant, Timestamp};
+    use domain::{Counters, Json, Limits, Priority, Rank, TaskId, TaskType, Tenant, Timestamp};
 
     use super::*;
     use crate::ports::{MockOrder, MockWorkStore, Popped};
@@ -209,6 +209,8 @@ mod tests {
             task_type: TaskType::new("demo.noop").expect("a type"),
             queue: QueueName::default_queue(),
             priority: Priority::default(),
+            rank: Rank(id),
+            fairness_key: None,
             input: Json::parse("{}").expect("JSON"),
             limits: Limits::default(),
             retry: None,

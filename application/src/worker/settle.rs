@@ -140,7 +140,8 @@ pub(super) async fn settle(
 /// Where it waits again. No attempt that ends in good order changes the suspicion.
 fn place(ended: &Ended) -> Waiting {
     let TaskInfo { id, queue, priority, .. } = &ended.attempt.info;
-    Waiting { id: *id, queue: queue.clone(), priority: *priority, suspicion: ended.counters().suspicion() }
+    let (queue, rank, suspicion) = (queue.clone(), ended.attempt.terms.rank, ended.counters().suspicion());
+    Waiting { id: *id, queue, priority: *priority, rank, suspicion }
 }
 
 fn state_signal(settlement: &Settlement) -> Signal {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use application::providers::NamedBudget;
 use domain::ai::{
-    Budget, ModelGlob, ModelRule, PerMinute, Period, Price, PriceList, ProviderName, Quota, ServedModels,
-    Trouble,
+    Budget, InFlight, LaneTerms, ModelGlob, ModelRule, PerMinute, Period, Price, PriceList, ProviderName,
+    Purses, Quota, ServedModels, Trouble,
 };
 use providers_adapter::{LatencyRange, OpenAiConfig, ProviderTimeouts, Secret};
 use serde::Deserialize;
@@ -35,8 +35,10 @@ pub struct ProviderConfig {
     pub models: Vec<ModelGlob>,
     /// What they cost.
     pub prices: PriceList,
-    /// The most calls under way at once in one process.
-    pub max_in_flight: Option<usize>,
+    /// How many calls may be under way at once, over all processes.
+    pub in_flight: Option<InFlight>,
+    /// When requests go through its Batch API.
+    pub batch: Option<LaneTerms>,
     /// What it may be asked for, over all processes: models of one of these share it.
     pub quotas: Vec<(ModelGlob, Quota)>,
 }
@@ -79,7 +81,9 @@ struct ProviderTable {
     models: Option<Vec<String>>,
     #[serde(default)]
     prices: Vec<PriceTable>,
-    max_in_flight: Option<usize>,
+    max_in_flight: Option<u32>,
+    first_token_target: Option<String>,
+    batch: Option<BatchTable>,
     #[serde(default)]
     quotas: Vec<QuotaTable>,
     connect_timeout: Option<String>,
@@ -122,13 +126,16 @@ struct BudgetTable {
     #[serde(default)]
     providers: Vec<String>,
     models: Option<String>,
+    per: Option<String>,
     period: String,
     limit: f64,
     warn_at: Option<f64>,
 }
 
-/// The most calls of one provider under way at once that can be asked for.
-const MOST_IN_FLIGHT: usize = 100_000;
+/// A first token that comes later than this is no sign of load.
+const LONGEST_TARGET: Duration = Duration::from_secs(600);
+/// Nobody waits longer for a batch.
+const LONGEST_LANE: Duration = Duration::from_secs(7 * 86_400);
 
 impl Tables {
     pub(super) fn add_providers(&mut self, value: toml::Value) -> Result<()> {
@@ -193,8 +200,8 @@ impl Layers {
             ("openai", ProviderKind::OpenAi(OpenAiConfig { base_url, api_key, timeouts, azure: false }))
         };
         let (name, models) = (ProviderName::new(name)?, vec![ModelGlob::new("*")?]);
-        let (prices, max_in_flight, quotas) = (PriceList::default(), None, Vec::new());
-        Ok(ProviderConfig { name, kind, models, prices, max_in_flight, quotas })
+        let (prices, in_flight, batch, quotas) = (PriceList::default(), None, None, Vec::new());
+        Ok(ProviderConfig { name, kind, models, prices, in_flight, batch, quotas })
     }
 
     fn timeouts(&self) -> Result<ProviderTimeouts> {
@@ -244,15 +251,16 @@ impl Layers {
             })?;
             Ok((ModelGlob::new(&table.models)?, price))
         };
-        if table.max_in_flight.is_some_and(|most| !(1..=MOST_IN_FLIGHT).contains(&most)) {
-            bail!("max_in_flight: it is not between 1 and {MOST_IN_FLIGHT}");
-        }
         Ok(ProviderConfig {
             name: ProviderName::new(&table.name)?,
             kind,
             models: globs.into_iter().map(ModelGlob::new).collect::<Result<_, _>>()?,
             prices: PriceList(table.prices.iter().map(price).collect::<Result<_>>()?),
-            max_in_flight: table.max_in_flight,
+            in_flight: table.in_flight()?,
+            batch: match &table.batch {
+                Some(_) if table.kind == "simulated" => bail!("batch: a simulated provider has no Batch API"),
+                batch => batch.as_ref().map(BatchTable::terms).transpose()?,
+            },
             quotas: table.quotas.iter().map(QuotaTable::quota).collect::<Result<_>>()?,
         })
     }
@@ -291,6 +299,82 @@ impl Layers {
 
 /// The longest time whose quota may be used at once.
 const LONGEST_BURST: Duration = Duration::from_secs(3600);
+
+/// A provider's Batch API; what is left out is as OpenAI has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchTable {
+    at_least: Option<String>,
+    reserve: Option<String>,
+    gather: Option<String>,
+    look: Option<String>,
+    most_requests: Option<usize>,
+    most_bytes: Option<usize>,
+    percent: Option<u32>,
+}
+
+impl BatchTable {
+    fn terms(&self) -> Result<LaneTerms> {
+        let unless_said = LaneTerms::default();
+        let time = |field: &str, text: &Option<String>, default: Duration| -> Result<Duration> {
+            let time = text.as_deref().map_or(Ok(default), parse_duration);
+            let time = time.map_err(|why| anyhow!("batch: {field}: {why}"))?;
+            if time.is_zero() || time > LONGEST_LANE {
+                bail!(
+                    "batch: {field}: it is not above 0 and at most {} days",
+                    LONGEST_LANE.as_secs() / 86_400
+                );
+            }
+            Ok(time)
+        };
+        let number = |field: &str, given: Option<usize>, most: usize| match given {
+            Some(given) if given == 0 || given > most => {
+                Err(anyhow!("batch: {field}: {given} is not between 1 and {most}"))
+            }
+            given => Ok(given.unwrap_or(most)),
+        };
+        let terms = LaneTerms {
+            at_least: time("at_least", &self.at_least, unless_said.at_least)?,
+            reserve: time("reserve", &self.reserve, unless_said.reserve)?,
+            gather: time("gather", &self.gather, unless_said.gather)?,
+            look: time("look", &self.look, unless_said.look)?,
+            most_requests: number("most_requests", self.most_requests, unless_said.most_requests)?,
+            most_bytes: number("most_bytes", self.most_bytes, unless_said.most_bytes)?,
+            percent: self.percent.unwrap_or(unless_said.percent),
+        };
+        if terms.percent > 100 {
+            bail!("batch: percent: {} is more than 100", terms.percent);
+        }
+        if !terms.are_sound() {
+            bail!("batch: reserve is not below at_least: nothing would be left to wait for");
+        }
+        Ok(terms)
+    }
+}
+
+impl ProviderTable {
+    fn in_flight(&self) -> Result<Option<InFlight>> {
+        let first_token = match &self.first_token_target {
+            None => None,
+            Some(text) => {
+                let target = parse_duration(text).map_err(|why| anyhow!("first_token_target: {why}"))?;
+                if target.is_zero() || target > LONGEST_TARGET {
+                    let most = LONGEST_TARGET.as_secs();
+                    bail!("first_token_target: {text:?} is not above 0 and at most {most} s");
+                }
+                Some(target)
+            }
+        };
+        match self.max_in_flight {
+            None if first_token.is_some() => {
+                bail!("first_token_target: it goes with max_in_flight, below which the number adapts")
+            }
+            None => Ok(None),
+            Some(most) if (1..=InFlight::MOST).contains(&most) => Ok(Some(InFlight { most, first_token })),
+            Some(_) => bail!("max_in_flight: it is not between 1 and {}", InFlight::MOST),
+        }
+    }
+}
 
 impl QuotaTable {
     fn quota(&self) -> Result<(ModelGlob, Quota)> {
@@ -348,7 +432,10 @@ impl BudgetTable {
             let budget = Budget { period, limit: micros(self.limit), warn_at: micros(self.limit * share) };
             let providers = self.providers.iter().map(ProviderName::new).collect::<Result<_, _>>()?;
             let models = ModelGlob::new(self.models.as_deref().unwrap_or("*"))?;
-            Ok(NamedBudget { name: name.to_string(), providers, models, budget })
+            let purses = self.per.as_deref().map(Purses::parse);
+            let purses =
+                purses.unwrap_or(Some(Purses::One)).context("per: it is neither tenant nor fairness_key")?;
+            Ok(NamedBudget { name: name.to_string(), providers, models, budget, purses })
         };
         read().with_context(|| format!("the budget {shown:?}"))
     }
@@ -380,6 +467,7 @@ mod tests {
         models = ["gpt-*", "text-embedding-*"]
         prices = [{ models = "gpt-4o-mini*", input = 0.15, output = 0.6 }, { models = "text-*", input = 0.02 }]
         max_in_flight = 50
+        first_token_target = "2s"
         quotas = [{ models = "gpt-*", requests_per_minute = 500, tokens_per_minute = 30000, burst = "10s" }]
         idle_timeout = "30s"
 
@@ -421,8 +509,11 @@ mod tests {
         assert_eq!(names, ["main", "azure", "fake"]);
         let main = &config.providers[0];
         assert_eq!(
-            (main.max_in_flight, main.prices.of("gpt-4o-mini")),
-            (Some(50), Price::per_million(0.15, 0.6))
+            (main.in_flight, main.prices.of("gpt-4o-mini")),
+            (
+                Some(InFlight { most: 50, first_token: Some(Duration::from_secs(2)) }),
+                Price::per_million(0.15, 0.6)
+            )
         );
         let (models, quota) = &main.quotas[0];
         assert!(models.matches("gpt-4o"));
@@ -472,6 +563,12 @@ mod tests {
             (one("kind2 = 1"), "kind2"),
             (one("models = []"), "models"),
             (one("max_in_flight = 0"), "max_in_flight"),
+            (one("first_token_target = '2s'"), "goes with max_in_flight"),
+            (one("batch = { reserve = '2h' }"), "reserve is not below at_least"),
+            (one("batch = { percent = 150 }"), "percent"),
+            (one("batch = { most_requests = 50001 }"), "most_requests"),
+            ("[[providers]]\nname = 'a'\nkind = 'simulated'\nbatch = {}".to_owned(), "no Batch API"),
+            (one("max_in_flight = 5\nfirst_token_target = '0s'"), "first_token_target"),
             (one("total_timeout = 'soon'"), "total_timeout"),
             (one("latency = '0s'"), "latency"),
             (one("quotas = [{ models = '*' }]"), "neither"),
@@ -484,6 +581,7 @@ mod tests {
             (one("[[models]]\nmodels = '*'\nproviders = ['b']"), "called b"),
             (one("[[budgets]]\nname = 'x'\nperiod = 'week'\nlimit = 1"), "neither day nor month"),
             (one("[[budgets]]\nname = 'x'\nperiod = 'day'\nlimit = -1"), "limit"),
+            (one("[[budgets]]\nname = 'x'\nper = 'user'\nperiod = 'day'\nlimit = 1"), "neither tenant nor"),
             (one("[[budgets]]\nname = 'x'\nperiod = 'day'\nlimit = 1\nwarn_at = 80"), "warn_at"),
             (one("[[budgets]]\nname = 'x'\nproviders = ['b']\nperiod = 'day'\nlimit = 1"), "called b"),
             (one("[[models]]\nmodels = '*'\nproviders = ['a']\nfall_back_on = ['luck']"), "luck"),

@@ -24,6 +24,7 @@ struct Entry {
     time_limit: Option<String>,
     soft_time_limit: Option<String>,
     priority_ageing: Option<String>,
+    fair: Option<bool>,
     retry: Option<RetryTerms>,
 }
 
@@ -88,7 +89,7 @@ impl Entry {
             anyhow!(wrong.iter().map(|wrong| format!("retry.{wrong}")).collect::<Vec<_>>().join("; "))
         })?;
         let limits = QueueLimits { max_running: self.max_running, rate };
-        Ok(QueueSettings { limits, defaults, retry, ageing })
+        Ok(QueueSettings { limits, defaults, retry, ageing, fair: self.fair.unwrap_or(false) })
     }
 }
 
@@ -96,7 +97,7 @@ impl Layers {
     /// What is said of queues, as it would stand in the file.
     pub fn show_queues(&self) -> Vec<String> {
         let show = |(name, settings): (&QueueName, &QueueSettings)| {
-            let QueueSettings { limits, defaults, retry, ageing } = settings;
+            let QueueSettings { limits, defaults, retry, ageing, fair } = settings;
             let retry =
                 retry.as_ref().and_then(|policy| toml::Value::try_from(RetryTerms::from(policy)).ok());
             let seconds = |limit: Option<std::time::Duration>| {
@@ -110,6 +111,7 @@ impl Layers {
                 ("time_limit", seconds(defaults.time_limit)),
                 ("soft_time_limit", seconds(defaults.soft_time_limit)),
                 ("priority_ageing", seconds(*ageing)),
+                ("fair", fair.then(|| "true".to_owned())),
                 ("retry", retry.map(|terms| terms.to_string())),
             ];
             let said = lines.into_iter().filter_map(|(key, value)| Some(format!("{key} = {}\n", value?)));

@@ -6,7 +6,52 @@
 use chrono::{Datelike, NaiveDate};
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{FairnessKey, Tenant, Timestamp};
+
+/// Whose purse a budget is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purses {
+    /// One for all.
+    #[default]
+    One,
+    /// One for each tenant.
+    PerTenant,
+    /// One for each fairness key of a tenant; tasks without a key share one.
+    PerFairnessKey,
+}
+
+impl Purses {
+    const ALL: [(Self, &'static str); 2] =
+        [(Self::PerTenant, "tenant"), (Self::PerFairnessKey, "fairness_key")];
+
+    /// The name in configurations, where there are several.
+    pub fn as_str(self) -> Option<&'static str> {
+        Self::ALL.iter().find(|(purses, _)| *purses == self).map(|(_, name)| *name)
+    }
+
+    /// Reads a name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, name)| *name == text).map(|(purses, _)| *purses)
+    }
+
+    /// Whose purse pays for this one, where it is not everybody's.
+    pub fn owner(self, payer: &Payer) -> Option<String> {
+        match (self, &payer.fairness_key) {
+            (Self::One, _) => None,
+            (Self::PerFairnessKey, Some(key)) => Some(format!("{}/{key}", payer.tenant)),
+            (Self::PerTenant, _) | (Self::PerFairnessKey, None) => Some(payer.tenant.to_string()),
+        }
+    }
+}
+
+/// For whom a call is made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Payer {
+    /// Whose task it is.
+    pub tenant: Tenant,
+    /// The task's fairness key.
+    pub fairness_key: Option<FairnessKey>,
+}
 
 /// How long a budget lasts before it is whole again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +149,13 @@ impl Purse {
         self.spent = self.spent.saturating_sub(reserved).saturating_add(cost);
     }
 
+    /// What has been spent in the period that is now, and its first day.
+    pub fn spent(&self, budget: &Budget, now: Timestamp) -> (u64, NaiveDate) {
+        let mut purse = self.clone();
+        let period = purse.turn_over(budget, now);
+        (purse.spent, period)
+    }
+
     /// With a new period the purse is full. A clock that was set back does not fill it.
     fn turn_over(&mut self, budget: &Budget, now: Timestamp) -> NaiveDate {
         let begins = budget.period.begins(now);
@@ -130,6 +182,26 @@ mod tests {
     }
 
     #[test]
+    fn each_pays_out_of_their_own_purse_where_there_are_several() {
+        let payer = |key: Option<&str>| Payer {
+            fairness_key: key.map(|key| FairnessKey::new(key).expect("a key")),
+            ..Payer::default()
+        };
+        for (purses, key, owner) in [
+            (Purses::One, Some("a"), None),
+            (Purses::PerTenant, Some("a"), Some("default")),
+            (Purses::PerFairnessKey, Some("a"), Some("default/a")),
+            (Purses::PerFairnessKey, None, Some("default")),
+        ] {
+            assert_eq!(purses.owner(&payer(key)).as_deref(), owner, "{purses:?} {key:?}");
+        }
+        for purses in [Purses::PerTenant, Purses::PerFairnessKey] {
+            assert_eq!(purses.as_str().and_then(Purses::parse), Some(purses));
+        }
+        assert_eq!((Purses::One.as_str(), Purses::parse("one")), (None, None));
+    }
+
+    #[test]
     fn no_more_is_spent_than_there_is_and_one_is_told_once() {
         let (mut purse, now) = (Purse::default(), at("2026-11-29T10:00:00Z"));
         assert_eq!(purse.spend(&BUDGET, 60, now), Spend::May { warn: None });
@@ -139,6 +211,8 @@ mod tests {
         assert_eq!(purse.spend(&BUDGET, 10, now), Spend::May { warn: None });
         assert_eq!(purse.spend(&BUDGET, 0, now), Spend::MayNot { spent: 100, period });
         purse.settle(&BUDGET, 60, 15, now);
+        assert_eq!(purse.spent(&BUDGET, now), (55, period));
+        assert_eq!(purse.spent(&BUDGET, at("2026-11-30T10:00:00Z")).0, 0, "a new day");
         assert_eq!(purse.spend(&BUDGET, 45, now), Spend::May { warn: None });
     }
 

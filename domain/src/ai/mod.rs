@@ -2,14 +2,18 @@
 
 mod budget;
 mod format;
+mod in_flight;
+mod lane;
 mod quota;
 mod request;
 mod routing;
 mod schema;
 mod usage;
 
-pub use budget::{Budget, Period, Purse, Spend};
+pub use budget::{Budget, Payer, Period, Purse, Purses, Spend};
 pub use format::{MAX_REPAIRS, Misfit, ResponseFormat};
+pub use in_flight::{Caller, Crowd, InFlight};
+pub use lane::LaneTerms;
 pub use quota::{Meter, PerMinute, Quota, Refusal, Step, Verdict};
 pub use request::{
     EmbeddingLimits, InvalidRequest, MAX_TEXT, Message, Role, Sampling, check_messages, text_of,
@@ -20,5 +24,6 @@ pub use routing::{
 };
 pub use schema::{InvalidSchema, Schema};
 pub use usage::{
-    ModelCall, Operation, Price, PriceList, Spending, Usage, UsageGroup, UsageGrouping, estimate_tokens,
+    ModelCall, OUTPUT_UNLESS_SAID, Operation, Price, PriceList, Spending, Usage, UsageGroup, UsageGrouping,
+    estimate_tokens,
 };

@@ -40,6 +40,9 @@ pub fn estimate_tokens(chars: u64) -> u64 {
     chars.div_ceil(CHARS_PER_TOKEN)
 }
 
+/// What an answer without `max_tokens` is taken to be at most, until it is known.
+pub const OUTPUT_UNLESS_SAID: u64 = 1_000;
+
 /// What a million tokens cost, in millionths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Price {
@@ -166,6 +169,11 @@ impl Spending {
     /// The sum over these calls.
     pub fn of<'a>(calls: impl IntoIterator<Item = &'a ModelCall>) -> Self {
         calls.into_iter().fold(Self::default(), |sum, call| sum.plus(Self::from(call)))
+    }
+
+    /// All tokens.
+    pub fn tokens(self) -> u64 {
+        self.input_tokens.saturating_add(self.output_tokens)
     }
 
     /// The sum of two.

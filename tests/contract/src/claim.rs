@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use application::ports::{Claim, ClaimedTask, WorkerProfile};
-use domain::{Counters, NewTask, OwnTerms, RetryPolicy, Status, TaskId, Tenant, WorkerId};
+use domain::{Counters, NewTask, OwnTerms, Rank, RetryPolicy, Status, TaskId, Tenant, WorkerId};
 
 use crate::{Harness, fixtures::*};
 
@@ -49,6 +49,8 @@ pub async fn a_claim_carries_the_task(harness: &dyn Harness) {
         task_type: submitted.task_type,
         queue: submitted.queue,
         priority: submitted.priority,
+        rank: Rank(id.0),
+        fairness_key: None,
         input: submitted.input,
         limits: submitted.limits,
         retry: submitted.own.retry.clone().map(Box::new),

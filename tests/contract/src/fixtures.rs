@@ -52,6 +52,7 @@ pub fn task() -> NewTask {
         own: OwnTerms::default(),
         idempotency: None,
         unique: None,
+        share: None,
     }
 }
 

@@ -38,10 +38,12 @@ pub mod batches;
 pub mod cancel;
 pub mod claim;
 pub mod delete;
+pub mod fair;
 pub mod fixtures;
 pub mod fleet;
 pub mod flows;
 pub mod history;
+pub mod lane;
 pub mod mirror;
 pub mod model;
 pub mod queues;
@@ -251,10 +253,25 @@ macro_rules! store_contract {
                 the_largest_batch_is_kept_whole
                 a_batch_whose_items_are_read_piece_by_piece_is_stored_whole_or_not_at_all
             }
+            fair {
+                lanes_take_turns
+                a_lane_begins_at_the_queues_clock
+                ranks_are_given_when_tasks_begin_to_wait
+                lanes_learn_what_their_tasks_use
+                lanes_are_forgotten_when_their_turn_has_passed
+            }
             quotas {
                 no_more_passes_than_the_quota_has
                 a_closed_meter_is_closed_for_all
                 meters_are_forgotten_when_nobody_uses_them
+                meters_can_be_read
+                calls_under_way_are_counted_over_all_processes
+            }
+            lane {
+                requests_are_gathered_in_their_order
+                a_batch_is_bounded_in_bytes
+                answers_make_their_tasks_due
+                requests_go_with_their_tasks
             }
             usage {
                 calls_are_kept_with_their_attempt
@@ -262,6 +279,7 @@ macro_rules! store_contract {
                 only_what_applies_is_counted
                 sums_outlive_their_tasks
                 concurrent_sums_are_exact
+                a_batch_comes_to_what_its_items_do
             }
             mirror {
                 both_answer_alike_first

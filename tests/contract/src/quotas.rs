@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use application::ports::{Metered, Store};
-use domain::ai::{PerMinute, Quota, Refusal, Step, Verdict};
+use domain::ai::{Budget, Caller, InFlight, Meter, PerMinute, Period, Quota, Refusal, Step, Verdict};
 
 use crate::{Harness, fixtures::*};
 
@@ -82,4 +82,30 @@ pub async fn meters_are_forgotten_when_nobody_uses_them(harness: &dyn Harness) {
     harness.advance(SECOND).await;
     assert_eq!(store.forget_meters(60 * SECOND, 10).await.expect("forgotten"), 1);
     assert_eq!(passed(store, &[reserve("a", 100), reserve("b", 100)]).await, 1, "b is still used up");
+}
+
+/// What is read of meters is what the steps have made of them; there is none of which nobody has heard.
+pub async fn meters_can_be_read(harness: &dyn Harness) {
+    let store = &*harness.store();
+    let budget = Budget { period: Period::Day, limit: 100, warn_at: 80 };
+    assert_eq!(passed(store, &[step("budget é", Quota::NONE, Step::Spend { budget, most: 60 })]).await, 1);
+    let names = ["nobody".to_owned(), "budget é".to_owned()];
+    let read = store.read_meters(&names).await.expect("read");
+    let spent = |(name, meter): &(String, Meter), now| (name.clone(), meter.spent(&budget, now).0);
+    let now = now(store).await;
+    assert_eq!(read.iter().map(|read| spent(read, now)).collect::<Vec<_>>(), [("budget é".to_owned(), 60)]);
+}
+
+/// Calls under way are counted over all processes, and with a process go its calls.
+pub async fn calls_under_way_are_counted_over_all_processes(harness: &dyn Harness) {
+    let store = &*harness.store();
+    let terms = InFlight { most: 2, first_token: None };
+    let enter = |caller| step("main under way", Quota::NONE, Step::Enter { terms, caller });
+    assert_eq!(passed(store, &[enter(Caller(1)), enter(Caller(u64::MAX)), enter(Caller(1))]).await, 2);
+    let verdicts = store.meter(&[enter(Caller(1))]).await.expect("a verdict");
+    assert!(matches!(verdicts[..], [Verdict::Refused(Refusal::Full { most: 2, .. })]), "{verdicts:?}");
+    let leave = step("main under way", Quota::NONE, Step::Leave { caller: Caller(1), lasted: Some(SECOND) });
+    assert_eq!(passed(store, &[leave, enter(Caller(2))]).await, 2);
+    harness.advance(InFlight::LEASE).await;
+    assert_eq!(passed(store, &[enter(Caller(3)), enter(Caller(3))]).await, 2, "the others have gone");
 }

@@ -71,6 +71,7 @@ pub async fn every_field_comes_back(harness: &dyn Harness) {
         },
         idempotency: None,
         unique: None,
+        share: None,
     };
     let bare = NewTask {
         limits: Limits { max_attempts: 1, soft_time_limit: None, time_limit: Limits::LONGEST },

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use application::ports::Waiting;
-use domain::{NewTask, Start, Status, Tenant};
+use domain::{NewTask, Rank, Start, Status, Tenant};
 
 use crate::{Harness, fixtures::*};
 
@@ -18,6 +18,7 @@ pub async fn due_tasks_are_promoted(harness: &dyn Harness) {
         id: ids[0],
         queue: queue("a"),
         priority: priority(3),
+        rank: Rank(ids[0].0),
         suspicion: domain::Suspicion::None,
     }];
     assert_eq!(store.promote(10).await.expect("promote"), expected);
@@ -137,6 +138,7 @@ pub async fn the_waiting_are_listed_in_order(harness: &dyn Harness) {
         id,
         queue: queue("q"),
         priority: priority(urgency),
+        rank: Rank(id.0),
         suspicion: domain::Suspicion::None,
     });
     assert_eq!(store.waiting(&queue("q"), 100).await.expect("waiting"), expected);

@@ -9,7 +9,11 @@ use domain::{
     ai::{ModelCall, Operation, Price, ProviderName, Spending, Usage, UsageGrouping},
 };
 
-use crate::{Harness, fixtures::*};
+use crate::{
+    Harness,
+    fixtures::*,
+    flows::{batch, flow},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -171,4 +175,24 @@ pub async fn concurrent_sums_are_exact(harness: &dyn Harness) {
     }));
     workers.await;
     assert_eq!(total(&*store, &Tenant::default()).await.input_tokens, 280);
+}
+
+/// A batch comes to what its items do, failed attempts included, and those of no other.
+pub async fn a_batch_comes_to_what_its_items_do(harness: &dyn Harness) {
+    let store = &*harness.store();
+    let worker = worker(store).await;
+    let ids = flow(store, &batch(2)).await;
+    let (batch, items) = (ids[0], &ids[1..]);
+    let other = running(store, worker).await;
+    settled(store, worker, with_calls(success(&other, "1"), &[call("main", "m", 100, 100)])).await;
+    assert_eq!(store.batch_usage(&Tenant::default(), batch).await, Ok(Spending::default()));
+    let first = start(store, worker, items[0]).await;
+    settled(store, worker, with_calls(release(&first), &[call("main", "m", 1, 2)])).await;
+    for item in items {
+        let claimed = start(store, worker, *item).await;
+        settled(store, worker, with_calls(success(&claimed, "1"), &[call("main", "m", 10, 20)])).await;
+    }
+    let sum = store.batch_usage(&Tenant::default(), batch).await.expect("a sum");
+    assert_eq!((sum.calls, sum.input_tokens, sum.output_tokens), (3, 21, 42));
+    assert_eq!(store.batch_usage(&tenant("acme"), batch).await, Ok(Spending::default()));
 }

@@ -140,6 +140,7 @@ pub async fn orphans_are_found_and_settled(harness: &dyn Harness) {
             id: claimed.id,
             queue: claimed.queue.clone(),
             priority: claimed.priority,
+            rank: claimed.rank,
             suspicion: domain::Suspicion::None,
         },
     };

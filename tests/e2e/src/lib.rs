@@ -7,7 +7,8 @@
 #![allow(clippy::disallowed_methods)] // tests may read the environment and wait for other processes
 
 pub mod api;
-pub mod browser;
+pub mod batch_api;
+mod browser;
 pub mod events;
 pub mod product;
 pub mod program;
@@ -17,11 +18,12 @@ pub mod receiver;
 use std::time::Duration;
 
 pub use api::{Answer, Api};
+pub use batch_api::BatchProvider;
 pub use browser::Browser;
 pub use events::{Event, Events, Joined};
 pub use product::{Base, Product, Setup, free_port};
 pub use program::Program;
-pub use provider::{Noticed, Provider, Reply};
+pub use provider::{MostAtOnce, Noticed, Provider, Reply};
 pub use receiver::{Message, Receiver, Taken};
 
 /// How long a test waits for what should take moments: only a failure, or a very busy machine, needs more.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
 };
 
@@ -68,6 +68,35 @@ pub struct Provider {
     address: SocketAddr,
     noticed: mpsc::UnboundedReceiver<Noticed>,
     accepting: JoinHandle<()>,
+}
+
+/// How many requests are there, and how many were at most.
+#[derive(Debug, Clone, Default)]
+pub struct MostAtOnce(Arc<Mutex<(usize, usize)>>);
+
+/// A request that is there.
+struct Here(MostAtOnce);
+
+impl MostAtOnce {
+    /// The most since this was asked last.
+    pub fn take(&self) -> usize {
+        let mut counts = self.0.lock().expect("not poisoned");
+        let now = counts.0;
+        std::mem::replace(&mut counts.1, now)
+    }
+
+    fn enter(&self) -> Here {
+        let mut counts = self.0.lock().expect("not poisoned");
+        counts.0 += 1;
+        counts.1 = counts.1.max(counts.0);
+        Here(self.clone())
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.0.0.lock().expect("not poisoned").0 -= 1;
+    }
 }
 
 impl Drop for Provider {
@@ -141,6 +170,29 @@ impl Provider {
             }
         }
         prompts
+    }
+
+    /// Works like a model server of one's own: on so many requests at once, so long on each, while the others wait. The
+    /// second value tells how many were there at once, at most, since it was asked last.
+    pub async fn with_places(places: usize, takes: Duration) -> (Self, MostAtOnce) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it has an address");
+        let (notice, noticed) = mpsc::unbounded_channel();
+        let (places, most) = (Arc::new(Semaphore::new(places)), MostAtOnce::default());
+        let counting = most.clone();
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let (places, counting, notice) = (Arc::clone(&places), counting.clone(), notice.clone());
+                tokio::spawn(async move {
+                    let Ok((body, authorization)) = read_request(&mut socket).await else { return };
+                    let _here = counting.enter();
+                    let Ok(_place) = places.acquire().await else { return };
+                    tokio::time::sleep(takes).await;
+                    let _ = answer(socket, Reply::Words(vec!["so"]), body, authorization, notice).await;
+                });
+            }
+        });
+        (Self { address, noticed, accepting }, most)
     }
 
     /// What `OPENAI_BASE_URL` has to be.

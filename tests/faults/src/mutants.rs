@@ -5,6 +5,7 @@
 //! it what no port would (`breakage`).
 
 mod breakage;
+mod lane;
 mod store;
 
 use std::sync::Arc;

@@ -28,6 +28,7 @@ use crate::{
     views::{
         TaskListView, TaskView,
         batches::{ArticlesView, BatchListView, BatchRetriedView, BatchView},
+        usage::UsageView,
     },
 };
 
@@ -179,6 +180,19 @@ impl BatchesApi {
         id: Path<i64>,
     ) -> Result<JsonAnswer<BatchView>, ApiError> {
         Ok(JsonAnswer(self.known(id.0).await?))
+    }
+
+    /// What the items of a batch used and cost
+    ///
+    /// The sum over all calls of models, failed attempts included.
+    #[oai(path = "/batches/:id/usage", method = "get", operation_id = "get_batch_usage")]
+    async fn usage(
+        &self,
+        /// Its number.
+        id: Path<i64>,
+    ) -> Result<JsonAnswer<UsageView>, ApiError> {
+        let sum = self.0.tasks()?.batch_usage(&Tenant::default(), known_id(id.0)?).await?;
+        Ok(JsonAnswer(sum.ok_or_else(|| ApiError::unknown_task(id.0))?.into()))
     }
 
     /// The items of a batch, the last first

@@ -12,7 +12,7 @@ mod workers;
 
 use std::sync::Arc;
 
-use application::{fleet::Workers, queues::Queues, schedules::Schedules, tasks::Tasks};
+use application::{fleet::Workers, providers::Budgets, queues::Queues, schedules::Schedules, tasks::Tasks};
 use poem_openapi::Tags;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ pub struct UseCases {
     pub queues: Queues,
     /// What those do with workers who run the installation.
     pub workers: Workers,
+    /// What is left of the budgets.
+    pub budgets: Budgets,
 }
 
 /// What the operations share.

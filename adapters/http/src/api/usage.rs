@@ -1,7 +1,10 @@
 //! What calls of models came to.
 
 use application::tasks::UsageError;
-use domain::{Day, Tenant, ai::UsageGrouping};
+use domain::{
+    Day, FairnessKey, Tenant,
+    ai::{Payer, UsageGrouping},
+};
 use poem_openapi::{OpenApi, param::Query};
 
 use super::{Context, Tag};
@@ -9,7 +12,7 @@ use crate::{
     body::JsonAnswer,
     fields::shorten,
     problem::{ApiError, FieldError},
-    views::usage::UsageReportView,
+    views::usage::{BudgetListView, BudgetView, UsageReportView},
 };
 
 pub(crate) struct UsageApi(pub(crate) Context);
@@ -52,6 +55,25 @@ impl UsageApi {
             }
             Err(UsageError::Store(error)) => Err(error.into()),
         }
+    }
+
+    /// What is left of the budgets
+    ///
+    /// Those of the configuration, in its order. Calls under way count with what they may cost.
+    #[oai(path = "/usage/budgets", method = "get", operation_id = "list_budgets")]
+    async fn budgets(
+        &self,
+        /// Where each fairness key has a budget by itself: of which one. Of tasks without a key, unless said otherwise.
+        #[oai(validator(min_length = 1, max_length = 128))]
+        fairness_key: Query<Option<String>>,
+    ) -> Result<JsonAnswer<BudgetListView>, ApiError> {
+        let fairness_key =
+            fairness_key.0.map(FairnessKey::new).transpose().map_err(|error| {
+                ApiError::invalid(vec![FieldError::new("fairness_key", error.to_string())])
+            })?;
+        let payer = Payer { tenant: Tenant::default(), fairness_key };
+        let items = self.0.use_cases()?.budgets.report(&payer).await?;
+        Ok(JsonAnswer(BudgetListView { items: items.iter().map(BudgetView::from).collect() }))
     }
 }
 

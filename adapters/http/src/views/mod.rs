@@ -134,6 +134,8 @@ pub(crate) struct TaskView {
     metadata: Option<AnyJson>,
     /// What no other task of its kind may share.
     unique_key: Option<String>,
+    /// Whose share of a fair queue it takes.
+    fairness_key: Option<String>,
     /// When it was submitted.
     #[serde(serialize_with = "moment")]
     created_at: DateTime<Utc>,
@@ -207,6 +209,7 @@ impl From<&Task> for TaskView {
             cancel_requested: task.cancel_requested,
             metadata: task.metadata.as_ref().and_then(AnyJson::stored),
             unique_key: task.unique_key.as_ref().map(|key| key.to_string()),
+            fairness_key: task.fairness_key.as_ref().map(|key| key.to_string()),
             created_at: task.created_at,
             updated_at: task.updated_at,
             run_at: task.run_at,

@@ -51,6 +51,8 @@ pub(crate) struct QueueSettingsView {
     time_limit_seconds: Option<f64>,
     /// After so many seconds of waiting a task becomes one priority more urgent.
     priority_ageing_seconds: Option<f64>,
+    /// Whether tenants and `fairness_key`s take turns.
+    fair: bool,
     /// The retry policy of tasks that have none of their own.
     retry: Option<RetryView>,
 }
@@ -114,7 +116,7 @@ impl From<&QueueReport> for QueueView {
 
 impl From<&QueueSettings> for QueueSettingsView {
     fn from(settings: &QueueSettings) -> Self {
-        let QueueSettings { limits, defaults, retry, ageing } = settings;
+        let QueueSettings { limits, defaults, retry, ageing, fair } = settings;
         Self {
             max_running: limits.max_running.map(i64::from),
             rate_limit: limits.rate.map(|rate| rate.to_string()),
@@ -123,6 +125,7 @@ impl From<&QueueSettings> for QueueSettingsView {
             soft_time_limit_seconds: defaults.soft_time_limit.map(|limit| limit.as_secs_f64()),
             time_limit_seconds: defaults.time_limit.map(|limit| limit.as_secs_f64()),
             priority_ageing_seconds: ageing.map(|every| every.as_secs_f64()),
+            fair: *fair,
             retry: retry.as_ref().map(RetryView::from),
         }
     }

@@ -1,6 +1,9 @@
 //! What calls of models used and cost.
 
-use application::tasks::UsageReport;
+use application::{
+    providers::{BudgetReport, NamedBudget},
+    tasks::UsageReport,
+};
 use domain::{
     Json,
     ai::{ModelCall, Spending, UsageGroup, UsageGrouping},
@@ -169,4 +172,57 @@ impl UsageReportView {
             total: report.total.into(),
         }
     }
+}
+
+/// A budget of the configuration, and how it stands.
+#[derive(Debug, Object, Serialize)]
+#[oai(rename = "Budget")]
+pub(crate) struct BudgetView {
+    /// Its name.
+    name: String,
+    /// Whose calls count, by the providers' names; all where it is empty.
+    providers: Vec<String>,
+    /// Of which models: a glob.
+    models: String,
+    /// Where it is for each `tenant` or `fairness_key` by itself; null where there is one for all.
+    per: Option<String>,
+    /// How long it lasts: `day` or `month`, in UTC.
+    period: String,
+    /// The first day of the period that is now.
+    begins: String,
+    /// How much may be spent, in millionths of the currency of the prices.
+    limit_micros: i64,
+    /// How much has been, calls under way included with what they may cost.
+    spent_micros: i64,
+    /// How much is left.
+    left_micros: i64,
+    /// From here on, a warning is logged.
+    warn_at_micros: i64,
+}
+
+impl From<&BudgetReport> for BudgetView {
+    fn from(report: &BudgetReport) -> Self {
+        let BudgetReport { budget: NamedBudget { name, providers, models, budget, purses }, begins, spent } =
+            report;
+        Self {
+            name: name.clone(),
+            providers: providers.iter().map(ToString::to_string).collect(),
+            models: models.to_string(),
+            per: purses.as_str().map(str::to_owned),
+            period: budget.period.as_str().to_owned(),
+            begins: begins.to_string(),
+            limit_micros: long(budget.limit),
+            spent_micros: long(*spent),
+            left_micros: long(budget.limit.saturating_sub(*spent)),
+            warn_at_micros: long(budget.warn_at),
+        }
+    }
+}
+
+/// All budgets.
+#[derive(Debug, Object, Serialize)]
+#[oai(rename = "BudgetList")]
+pub(crate) struct BudgetListView {
+    /// In the order of the configuration.
+    pub(crate) items: Vec<BudgetView>,
 }

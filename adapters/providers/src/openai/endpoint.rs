@@ -65,6 +65,28 @@ impl Endpoint {
         self.url(model, &["embeddings"])
     }
 
+    /// Where files are kept, or one of them.
+    pub(super) fn files(&self, path: &[&str]) -> Url {
+        self.beside("files", path)
+    }
+
+    /// Where batches are made, or one of them.
+    pub(super) fn batches(&self, path: &[&str]) -> Url {
+        self.beside("batches", path)
+    }
+
+    /// What belongs to no model.
+    fn beside(&self, what: &str, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            if self.by_deployment && !self.base.path().ends_with("/openai") {
+                segments.push("openai");
+            }
+            segments.push(what).extend(path);
+        }
+        url
+    }
+
     fn url(&self, model: &str, call: &[&str]) -> Url {
         let mut url = self.base.clone();
         // A URL with a host always has path segments.

@@ -3,6 +3,7 @@
 //! whether to try again is for the retry policy to decide, which knows what may have been billed.
 
 mod answer;
+mod batch;
 mod config;
 mod embeddings;
 mod endpoint;

@@ -7,7 +7,7 @@
 
   KEYS[1]          queues   the set of queue names
   then per queue:
-  KEYS[3*q - 1]    window   sorted set: member = id, score = priority * 2^49 + id
+  KEYS[3*q - 1]    window   sorted set: member = id, score = priority * 2^49 + rank
   KEYS[3*q]        meta     hash: complete    '1' while the window holds all that waits in the queue
                                   skipped     a counter of skipped ids; begins at the time in µs, so that one that began
                                               anew after a FLUSHALL is never mistaken for its predecessor

@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 
 use application::ports::{Order, Popped, Waiting};
 use contract_tests::servers::RedisServer;
-use domain::{Priority, QueueName, Suspicion, TaskId};
+use domain::{Priority, QueueName, Rank, Suspicion, TaskId};
 use redis_adapter::{Redis, RedisOptions, RedisOrder};
 use tokio::time::{Instant, sleep};
 
@@ -32,6 +32,7 @@ pub(crate) fn waiting(queue: &QueueName, priority: i64, id: i64) -> Waiting {
         id: TaskId(id),
         queue: queue.clone(),
         priority: Priority::new(priority).expect("0 to 9"),
+        rank: Rank(id),
         suspicion: Suspicion::None,
     }
 }

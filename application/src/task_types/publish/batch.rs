@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use domain::{
-    ErrorClass, Failure, Json, Limits, NewTask, OwnTerms, Priority, Start, Status, Suspicion, Task, TaskId,
-    TaskType, Unique, UniqueKey, outbound::RetryMode,
+    ErrorClass, Failure, Json, Limits, NewTask, OwnTerms, Start, Status, Task, TaskId, TaskType, Unique,
+    UniqueKey, outbound::RetryMode,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
@@ -16,8 +16,8 @@ use super::{Message, Publishing, single};
 use crate::{
     handler::{TaskContext, TaskInfo},
     ordering::announce_waiting,
-    ports::{Receipt, StoreError, Submitted, Waiting},
-    registry::{Output, TaskTypeSpec},
+    ports::{Receipt, StoreError, Submitted},
+    registry::{Output, TaskTypeSpec, share},
 };
 
 const NAME: &str = "publish.batch";
@@ -134,6 +134,7 @@ async fn submit(
     let corrupt = |what: String| StoreError::Corrupt(what);
     let task_type = TaskType::new(single::NAME).map_err(|error| corrupt(error.to_string()))?;
     let queue = publishing.routes.queue_for(&task_type).clone();
+    let share = share(publishing.routes.settings(&queue), None, None);
     let item = |(index, message): (usize, &Message)| -> Result<NewTask, StoreError> {
         let key = UniqueKey::new(format!("publish.batch {} {index}", batch.id));
         let key = key.map_err(|error| corrupt(error.to_string()))?;
@@ -152,16 +153,16 @@ async fn submit(
             own: OwnTerms::default(),
             idempotency: None,
             unique: Some(Unique { key, among: Status::ALL.to_vec(), window: None }),
+            share: share.clone(),
         })
     };
     let tasks = messages.iter().enumerate().map(item).collect::<Result<Vec<_>, _>>()?;
     let (mut ids, mut waiting) = (Vec::with_capacity(tasks.len()), Vec::new());
     for outcome in publishing.store.submit(&tasks).await? {
         match outcome {
-            Submitted::New(Receipt { id, .. }) => {
-                let priority: Priority = batch.priority;
-                waiting.push(Waiting { id, queue: queue.clone(), priority, suspicion: Suspicion::None });
-                ids.push(id);
+            Submitted::New(receipt) => {
+                waiting.push(receipt.place(queue.clone(), batch.priority));
+                ids.push(receipt.id);
             }
             Submitted::Existing(id) | Submitted::Replayed(Receipt { id, .. }) | Submitted::KeyReused(id) => {
                 ids.push(id);

@@ -1,7 +1,11 @@
 //! What a text task takes.
 
-use domain::ai::{
-    InvalidRequest, MAX_REPAIRS, MAX_TEXT, Message, ResponseFormat, Role, Sampling, check_messages,
+use domain::{
+    Timestamp,
+    ai::{
+        InvalidRequest, MAX_REPAIRS, MAX_TEXT, Message, OUTPUT_UNLESS_SAID, ResponseFormat, Role, Sampling,
+        check_messages, estimate_tokens, text_of,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -69,6 +73,9 @@ pub struct TextGenerationInput {
     /// How often the model is shown that its answer does not fit, and asked again: 0 to 5, 2 unless said otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_repairs: Option<u32>,
+    /// By when the answer is wanted, where that is not now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     /// Whether the next attempt goes on with what an interrupted one has written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continue_partial: Option<bool>,
@@ -87,6 +94,11 @@ impl TextGenerationInput {
         check_model(self.model.as_deref())?;
         if let Some(odd) = self.max_repairs.filter(|repairs| *repairs > MAX_REPAIRS) {
             return Err(InvalidRequest(format!("max_repairs: {odd} is not between 0 and {MAX_REPAIRS}")));
+        }
+        if self.deadline.is_some() && self.continues() {
+            return refuse(
+                "deadline: an answer that is not urgent may come whole; leave out continue_partial",
+            );
         }
         self.check_text()?;
         self.sampling().check()?;
@@ -126,6 +138,15 @@ impl TextGenerationInput {
         }
     }
 
+    /// How many tokens it takes, as far as that can be told before.
+    pub(super) fn expected_tokens(&self) -> u64 {
+        let texts = [&self.prompt, &self.system].into_iter().flatten().map(|text| text.chars().count());
+        let messages =
+            self.messages.iter().flatten().map(|message| text_of(&message.content).chars().count());
+        let read = estimate_tokens(texts.chain(messages).sum::<usize>() as u64);
+        read + self.max_tokens.map_or(OUTPUT_UNLESS_SAID, u64::from)
+    }
+
     /// How often the model may be asked to put its answer right.
     pub(super) fn repairs(&self) -> u32 {
         self.max_repairs.unwrap_or(DEFAULT_REPAIRS)
@@ -147,6 +168,7 @@ impl TextGenerationInput {
             model: self.model.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             sampling,
             format: self.response_format,
+            deadline: self.deadline,
             task: context.task().id.0,
             attempt: context.task().attempt,
             books: Books::kept_by(context.clone()),

@@ -33,6 +33,7 @@ pub(super) fn spec(models: &Models) -> TaskTypeSpec {
         move |context, input| generate(models.clone(), context, input),
     )
     .checked(|input: &TextGenerationInput| input.check().map_err(|error| error.to_string()))
+    .costing(TextGenerationInput::expected_tokens)
     .example(r#"{"prompt":"Explain quantum computing","model":"gpt-3.5-turbo"}"#)
 }
 

@@ -28,7 +28,20 @@ impl Engine {
     }
 
     pub(super) fn start(&mut self, task: ClaimedTask, worker: WorkerId, lease_holds: bool) {
-        let ClaimedTask { id, tenant, task_type, queue, priority, input, limits, retry, counters, .. } = task;
+        let ClaimedTask {
+            id,
+            tenant,
+            task_type,
+            queue,
+            priority,
+            rank,
+            fairness_key,
+            input,
+            limits,
+            retry,
+            counters,
+            ..
+        } = task;
         let number = counters.attempt;
         let limits = limits.capped(self.config.time_caps);
         let wait = self.wait_for_pace(&task_type);
@@ -45,13 +58,14 @@ impl Engine {
             task_type,
             queue,
             priority,
+            fairness_key,
             attempt: number,
             failures: task.counters.fresh_failures(),
             created_at: task.created_at,
             started_at: task.started_at,
             worker: self.config.name.clone(),
         };
-        let terms = Terms { limits, retry, counters };
+        let terms = Terms { limits, retry, counters, rank };
         let attempt = Arc::new(RunningAttempt::new(info, terms, worker, Arc::clone(&self.crew.recorder)));
         if let Some(wait) = wait {
             let ending = if lease_holds { Ending::PutOff(wait) } else { Ending::Stopped(Stop::Abandon) };

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use application::ports::{Accepted, InboxStore, Letter, TakenIn, TaskStore};
 use contract_tests::{fixtures::*, servers::PostgresServer};
-use domain::{Failure, NewTask, Start, Status, TaskId, TaskType, Tenant};
+use domain::{Failure, NewTask, Rank, Start, Status, TaskId, TaskType, Tenant};
 use postgres_adapter::{PostgresOptions, PostgresStore};
 use sqlx::{Connection, PgConnection};
 
@@ -47,7 +47,7 @@ async fn a_task_is_submitted_with_the_callers_transaction_or_not_at_all() {
     assert_eq!(found.iter().map(|letter| letter.id).collect::<Vec<_>>(), [id]);
     assert_eq!((found[0].input.as_str(), found[0].options.as_str()), (r#"{"a": 1}"#, r#"{"priority": 3}"#));
     let accepted: Vec<_> = found.iter().map(accepted).collect();
-    assert_eq!(store.take_in(&accepted).await, Ok(vec![TakenIn { id, run_at: None }]));
+    assert_eq!(store.take_in(&accepted).await, Ok(vec![TakenIn { id, run_at: None, rank: Rank(id.0) }]));
     assert_eq!(store.take_in(&accepted).await, Ok(vec![]), "it is taken in once");
     assert_eq!(letters(&store).await, []);
     let tasks = store.read(&Tenant::default(), &[id, never]).await.expect("read");

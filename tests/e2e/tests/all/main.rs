@@ -4,11 +4,13 @@
 mod ai_errors;
 mod ai_output;
 mod bad_input;
+mod batch_lane;
 mod cancellation;
 mod commands;
 mod crashes;
 mod drain;
 mod example_page;
+mod fairness;
 mod flows;
 mod gateways;
 mod inbox;

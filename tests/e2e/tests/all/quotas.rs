@@ -10,6 +10,9 @@ use tokio::time::{Instant, timeout};
 on_both_bases!(
     one_429_pauses_the_provider_for_all_that_wait_and_charges_nobody,
     twenty_tasks_under_a_budget_for_ten_never_pass_it,
+    each_fairness_key_may_have_a_budget_of_its_own,
+    no_more_calls_are_under_way_than_may_be_over_all_workers,
+    a_server_that_grows_slow_is_asked_for_less_at_once,
 );
 
 /// One provider, with this in its table.
@@ -145,5 +148,91 @@ async fn twenty_tasks_under_a_budget_for_ten_never_pass_it(base: Base) {
         assert_eq!(item["attempt"], 1, "money does not come back by trying: {item}");
     }
     assert_eq!(api.get("/usage").await["total"]["cost_micros"], 1_000_000);
+    assert_eq!(api.get(&format!("/batches/{batch}/usage")).await["cost_micros"], 1_000_000);
+    let budgets = api.get("/usage/budgets").await;
+    let daily = &budgets["items"][0];
+    assert_eq!((&daily["name"], &daily["limit_micros"]), (&json!("daily"), &json!(1_050_000)), "{budgets}");
+    assert_eq!(
+        (&daily["spent_micros"], &daily["left_micros"]),
+        (&json!(1_000_000), &json!(50_000)),
+        "{budgets}"
+    );
+    let unknown = api.send(Method::GET, &format!("/batches/{}/usage", batch + 1), None).await;
+    assert_eq!(unknown.status, 404, "an item is no batch: {}", unknown.body);
     assert_eq!(product.logs().matches("the budget daily is nearly spent").count(), 1);
+}
+
+async fn each_fairness_key_may_have_a_budget_of_its_own(base: Base) {
+    let provider = Provider::start(vec![using(1, 100)]).await;
+    let more = r#"
+        prices = [{ models = "*", input = 0, output = 1000 }]
+
+        [[budgets]]
+        name = "each"
+        per = "fairness_key"
+        period = "day"
+        limit = 0.35
+
+        [[queues]]
+        name = "ai_processing"
+        fair = true
+    "#;
+    let product = start(base.setup().workers(2), &provider, more).await;
+    let api = product.api();
+    let task = |key: Option<&str>| {
+        let input = json!({ "prompt": "Hi", "max_tokens": 100 });
+        json!({ "type": "ai.text_generation", "input": input, "fairness_key": key })
+    };
+    for (key, tasks, completed) in [(Some("a"), 6, 3), (Some("b"), 2, 2), (None, 4, 3)] {
+        let ended = api.ended(submit(&product, tasks, &task(key)).await).await;
+        assert_eq!(ended["result"]["completed"], completed, "{key:?}: {ended}");
+    }
+    for (query, left) in [
+        ("?fairness_key=a", 50_000),
+        ("?fairness_key=b", 150_000),
+        ("?fairness_key=c", 350_000),
+        ("", 50_000),
+    ] {
+        let budgets = api.get(&format!("/usage/budgets{query}")).await;
+        let each = &budgets["items"][0];
+        assert_eq!(
+            (&each["per"], &each["left_micros"]),
+            (&json!("fairness_key"), &json!(left)),
+            "{query}: {budgets}"
+        );
+    }
+}
+
+async fn no_more_calls_are_under_way_than_may_be_over_all_workers(base: Base) {
+    let (provider, most) = Provider::with_places(100, Duration::from_millis(200)).await;
+    let product = start(base.setup().workers(2), &provider, "max_in_flight = 3").await;
+    let batch =
+        submit(&product, 30, &json!({ "type": "ai.text_generation", "input": { "prompt": "Hi" } })).await;
+    let ended = product.api().ended(batch).await;
+    assert_eq!(ended["result"]["completed"], 30, "{ended}");
+    assert_eq!(most.take(), 3);
+}
+
+/// A server of one's own has no quota; it is found out how many calls at once it answers in time.
+async fn a_server_that_grows_slow_is_asked_for_less_at_once(base: Base) {
+    const PLACES: usize = 4;
+    const TAKES: Duration = Duration::from_millis(250);
+    const TASKS: usize = 400;
+    let (provider, most) = Provider::with_places(PLACES, TAKES).await;
+    let more = "max_in_flight = 64\nfirst_token_target = \"1s\"";
+    let product = start(base.setup().workers(2), &provider, more).await;
+    let api = product.api();
+    let batch =
+        submit(&product, TASKS, &json!({ "type": "ai.text_generation", "input": { "prompt": "Hi" } })).await;
+    let begun = Instant::now();
+    let half = |batch: &Value| batch["progress"].as_f64().is_some_and(|done| done >= 50.0);
+    api.becomes(batch, "half done", half).await;
+    let at_first = most.take();
+    let ended = api.ended_within(batch, Duration::from_secs(60)).await;
+    assert_eq!(ended["result"]["completed"], TASKS, "{ended}");
+    let later = most.take();
+    // Four at once and three rounds that wait are answered within a second.
+    assert!(at_first > 32 && later <= 28, "{at_first} at once at first, {later} later");
+    let ideal = TAKES * u32::try_from(TASKS / PLACES).expect("small");
+    assert!(begun.elapsed() < ideal * 2, "it is kept busy: {:?} instead of {ideal:?}", begun.elapsed());
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use application::ports::{Receipt, Settlement, StoreError, Submitted};
-use domain::{Change, End, NewTask, TaskId, WorkerId};
+use domain::{Change, End, NewTask, Rank, TaskId, WorkerId};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 /// How much later than its answer a submission is stored.
@@ -35,7 +35,12 @@ impl Breakage {
                 .fetch_one(&self.pool)
                 .await
                 .map_err(failed)?;
-            receipts.push(Submitted::New(Receipt { id: TaskId(id), created_at, run_at: None }));
+            receipts.push(Submitted::New(Receipt {
+                id: TaskId(id),
+                created_at,
+                run_at: None,
+                rank: Rank(id),
+            }));
             let (pool, task) = (self.pool.clone(), task.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(LATER).await;

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use domain::{
     Attempt, AttemptOutcome, Change, Day, NewTask, Priority, QueueName, RetentionRules, Service, Status,
     Task, TaskId, Tenant, Timestamp, WorkerId,
-    ai::{UsageGroup, UsageGrouping, Verdict},
+    ai::{Meter, Spending, UsageGroup, UsageGrouping, Verdict},
     flow::BatchCounts,
     schedule::{NewSchedule, Schedule, ScheduleName},
 };
@@ -40,6 +40,11 @@ pub(super) struct BrokenStore {
 }
 
 impl BrokenStore {
+    /// What everything is passed on to.
+    pub(super) fn inner(&self) -> &dyn Store {
+        self.inner.as_ref()
+    }
+
     pub(super) fn new(mutant: Mutant, inner: Arc<dyn Store>, database: Option<&str>) -> Self {
         Self { mutant, inner, breakage: database.and_then(Breakage::open), calls: AtomicU64::new(0) }
     }
@@ -172,6 +177,10 @@ impl TaskStore for BrokenStore {
         limit: usize,
     ) -> Result<Vec<UsageGroup>, StoreError> {
         self.inner.usage(tenant, days, grouping, limit).await
+    }
+
+    async fn batch_usage(&self, tenant: &Tenant, batch: TaskId) -> Result<Spending, StoreError> {
+        self.inner.batch_usage(tenant, batch).await
     }
 
     async fn chunks_after(
@@ -328,6 +337,10 @@ impl UpkeepStore for BrokenStore {
         self.inner.forget_keys(limit).await
     }
 
+    async fn forget_lanes(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.inner.forget_lanes(age, limit).await
+    }
+
     async fn remove_old(
         &self,
         rules: &RetentionRules,
@@ -443,6 +456,10 @@ impl ScheduleStore for BrokenStore {
 impl QuotaStore for BrokenStore {
     async fn meter(&self, steps: &[Metered]) -> Result<Vec<Verdict>, StoreError> {
         self.inner.meter(steps).await
+    }
+
+    async fn read_meters(&self, names: &[String]) -> Result<Vec<(String, Meter)>, StoreError> {
+        self.inner.read_meters(names).await
     }
 
     async fn forget_meters(&self, age: Duration, limit: usize) -> Result<usize, StoreError> {
