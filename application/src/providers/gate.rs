@@ -1,27 +1,25 @@
 //! When a provider is not asked: while it has said so, while its quota is used up or a budget is spent, and while as many
 //! calls are under way as may be. All processes know it ([`QuotaStore`]).
 
-use std::{
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+mod own;
+mod place;
+
+use std::{sync::Arc, time::Duration};
 
 use domain::{
     ErrorClass,
-    ai::{
-        Budget, Caller, InFlight, ModelGlob, Price, PriceList, ProviderName, Quota, Refusal, Step, Trouble,
-        Verdict, estimate_tokens,
-    },
+    ai::{Caller, ModelGlob, Price, PriceList, ProviderName, Quota, Refusal, Step, Trouble, Verdict},
 };
-use tokio::time::Instant;
 
+pub(super) use self::place::Place;
+use self::{
+    own::{Own, OwnCall},
+    place::{Held, NotReserved, Of, Reserved},
+};
 use super::{NamedBudget, Provider};
 use crate::{
     combine::{Combiner, Together},
-    ports::{Books, GenerationEvent, GeneratorError, Metered, QuotaStore, StoreError, Usage},
+    ports::{Books, GeneratorError, Metered, QuotaStore, StoreError, Usage},
 };
 
 /// How long a provider is left alone that names no time.
@@ -67,123 +65,9 @@ pub(super) struct Estimate {
     pub(super) again: bool,
 }
 
-/// The calls of this process, where those under way are counted.
-struct Own {
-    meter: String,
-    terms: InFlight,
-    caller: Caller,
-    calls: AtomicU32,
-}
-
-/// One of them, also while it is not let through yet: rather one too many than one too few.
-struct OwnCall(Arc<Own>);
-
-impl OwnCall {
-    fn begin(own: &Arc<Own>) -> Self {
-        own.calls.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(own))
-    }
-}
-
-impl Drop for OwnCall {
-    fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Own {
-    fn step(&self, step: Step) -> Metered {
-        Metered { meter: self.meter.clone(), quota: Quota::NONE, step }
-    }
-}
-
-/// Says again and again how many calls this process has under way, while it has some.
-async fn renew(own: Weak<Own>, meters: Meters) {
-    let mut told = 0;
-    loop {
-        tokio::time::sleep(InFlight::LEASE / 3).await;
-        let Some(own) = own.upgrade() else { return };
-        let calls = own.calls.load(Ordering::Relaxed);
-        if calls > 0 || told > 0 {
-            meters.leave(vec![own.step(Step::Renew { caller: own.caller, calls })]);
-        }
-        told = calls;
-    }
-}
-
-/// A call that was let through. When it is dropped, its meters are told what it used.
-pub(super) struct Place {
-    _own: Option<OwnCall>,
-    /// None where nobody counts.
-    reserved: Option<Reserved>,
-}
-
-struct Reserved {
-    meters: Meters,
-    held: Vec<Held>,
-    estimate: Estimate,
-    price: Price,
-    began: Instant,
-    /// Characters that it wrote so far.
-    written: u64,
-    /// What it used, once that is known; `Some(None)` where it was not made at all.
-    used: Option<Option<Usage>>,
-}
-
-/// What one meter let a call through by.
-struct Held {
-    meter: String,
-    of: Of,
-}
-
-enum Of {
-    Tokens(Quota, u64),
-    Money(Budget, u64),
-    Place(InFlight, Caller),
-}
-
-impl Held {
-    /// How it is asked for.
-    fn wish(&self, again: bool) -> Metered {
-        self.step(match &self.of {
-            Of::Tokens(_, tokens) => Step::Reserve { tokens: *tokens, again },
-            Of::Money(budget, most) => Step::Spend { budget: *budget, most: *most },
-            Of::Place(terms, caller) => Step::Enter { terms: *terms, caller: *caller },
-        })
-    }
-
-    /// How it is settled: by what was used, and how long it took; by nothing where the call was not made.
-    fn settlement(&self, used: Option<Usage>, price: Price, lasted: Option<Duration>) -> Metered {
-        self.step(match &self.of {
-            Of::Tokens(_, reserved) => {
-                let used = used.map(|used| used.input_tokens.saturating_add(used.output_tokens));
-                Step::Settle { reserved: *reserved, used }
-            }
-            Of::Money(budget, reserved) => {
-                let cost = price.of(used.unwrap_or_default());
-                Step::Pay { budget: *budget, reserved: *reserved, cost }
-            }
-            Of::Place(_, caller) => Step::Leave { caller: *caller, lasted },
-        })
-    }
-
-    fn step(&self, step: Step) -> Metered {
-        let quota = match &self.of {
-            Of::Tokens(quota, _) => *quota,
-            Of::Money(..) | Of::Place(..) => Quota::NONE,
-        };
-        Metered { meter: self.meter.clone(), quota, step }
-    }
-}
-
 impl Gate {
     pub(super) fn new(provider: &Provider, budgets: &[NamedBudget], caller: Caller, meters: Meters) -> Self {
-        let own = provider.in_flight.map(|terms| {
-            let (meter, calls) = (format!("{} under way", provider.name), AtomicU32::new(0));
-            let own = Arc::new(Own { meter, terms, caller, calls });
-            tokio::spawn(renew(Arc::downgrade(&own), meters.clone()));
-            own
-        });
+        let own = provider.in_flight.map(|terms| Own::of(&provider.name, terms, caller, meters.clone()));
         let concerns =
             |budget: &&NamedBudget| budget.providers.is_empty() || budget.providers.contains(&provider.name);
         Self {
@@ -209,30 +93,14 @@ impl Gate {
         if held.is_empty() {
             return Ok(Place { _own: own, reserved: None });
         }
-        let wishes = held.iter().map(|held| held.wish(estimate.again)).collect();
-        let verdicts = self.meters.call(wishes).await.map_err(|error| self.unknown(&error))?;
-        let price = price.unwrap_or_default();
-        let (mut passed, mut refusal) = (Vec::new(), None);
-        for (held, verdict) in held.into_iter().zip(verdicts) {
-            match verdict {
-                Verdict::Pass => passed.push(held),
-                Verdict::Warn { spent, limit } => {
-                    let (spent, limit) = (money(spent), money(limit));
-                    tracing::warn!(spent, limit, "the {} is nearly spent", held.meter);
-                    passed.push(held);
-                }
-                Verdict::Refused(why) => refusal = refusal.or(Some((held.meter, why))),
-            }
+        let reserving = Reserved::of(self.meters.clone(), held, estimate, price.unwrap_or_default());
+        // A task of its own, so that a caller who leaves meanwhile leaves nothing behind.
+        match tokio::spawn(reserving).await {
+            Ok(Ok(reserved)) => Ok(Place { _own: own, reserved: Some(reserved.begin()) }),
+            Ok(Err(NotReserved::Refused(meter, why))) => Err(self.refused(model, &meter, why)),
+            Ok(Err(NotReserved::Unknown(error))) => Err(self.unknown(&error)),
+            Err(error) => Err(self.unknown(&StoreError::Unavailable(error.to_string()))),
         }
-        if let Some((meter, why)) = refusal {
-            // All or nothing.
-            self.meters.leave(passed.iter().map(|held| held.settlement(None, price, None)).collect());
-            return Err(self.refused(model, &meter, why));
-        }
-        let meters = self.meters.clone();
-        let began = Instant::now();
-        let reserved = Reserved { meters, held: passed, estimate, price, began, written: 0, used: None };
-        Ok(Place { _own: own, reserved: Some(reserved) })
     }
 
     /// What a call has to be let through by.
@@ -377,56 +245,6 @@ impl Gate {
             message: format!("{}: {said}", self.provider),
             retry_after,
             billed: false,
-        }
-    }
-}
-
-impl Place {
-    /// Listens to what comes.
-    pub(super) fn hear(&mut self, event: &Result<GenerationEvent, GeneratorError>) {
-        let Some(reserved) = &mut self.reserved else { return };
-        match event {
-            Ok(GenerationEvent::Chunk(chunk)) => reserved.written += chunk.text.chars().count() as u64,
-            Ok(GenerationEvent::ToolCalls(_)) => {}
-            Ok(GenerationEvent::Finished { usage, .. }) => self.used(*usage),
-            Err(error) => self.failed(error),
-        }
-    }
-
-    /// It is known what was used.
-    pub(super) fn used(&mut self, usage: Usage) {
-        if let Some(reserved) = &mut self.reserved {
-            reserved.used = Some(Some(usage.plausible()));
-        }
-    }
-
-    /// The call failed: nothing was asked, or nothing used, or what was read and written so far.
-    pub(super) fn failed(&mut self, error: &GeneratorError) {
-        if let Some(reserved) = &mut self.reserved {
-            reserved.used = Some(match error.trouble {
-                Trouble::Unreachable => None,
-                _ if error.billed => Some(reserved.so_far()),
-                _ => Some(Usage::default()),
-            });
-        }
-    }
-}
-
-impl Reserved {
-    fn so_far(&self) -> Usage {
-        let output_tokens = estimate_tokens(self.written);
-        Usage { input_tokens: self.estimate.input, output_tokens, estimated: true }
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        // A call that is let go half way has used what came until then.
-        let used = self.used.unwrap_or_else(|| Some(self.so_far()));
-        if tokio::runtime::Handle::try_current().is_ok() {
-            let lasted = used.map(|_| self.began.elapsed());
-            self.meters
-                .leave(self.held.iter().map(|held| held.settlement(used, self.price, lasted)).collect());
         }
     }
 }

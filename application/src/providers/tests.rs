@@ -9,18 +9,18 @@ use std::{
 use domain::{
     AttemptOutcome, ErrorClass, Json, Status, Tenant,
     ai::{
-        Caller, InFlight, InvalidRule, ModelCall, ModelGlob, ModelRule, Payer, Price, PriceList,
-        ProviderName, Trouble, Usage, UsageGrouping,
+        Budget, Caller, InFlight, InvalidRule, ModelCall, ModelGlob, ModelRule, Payer, Period, Price,
+        PriceList, ProviderName, Purses, Trouble, Usage, UsageGrouping,
     },
 };
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 
-use super::{Provider, Providers};
+use super::{Budgets, NamedBudget, Provider, Providers};
 use crate::{
     ports::{
         Books, CallBook, Chunk, Embedder, EmbeddingRequest, Embeddings, FinishReason, Generation,
-        GenerationEvent, GenerationRequest, GeneratorError, Left, MockEmbedder, MockTextGenerator, TaskStore,
-        TextGenerator,
+        GenerationEvent, GenerationRequest, GeneratorError, Left, MockEmbedder, MockTextGenerator, Store,
+        TaskStore, TextGenerator,
     },
     task_types::{Models, built_in},
     testing::Product,
@@ -222,6 +222,31 @@ async fn no_more_calls_are_under_way_than_may_be() {
     assert_eq!((error.class, error.code.as_str()), (ErrorClass::RateLimited, "provider_busy"));
     drop(first);
     providers.generate(request("m")).await.expect("the place is free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_while_the_meters_are_asked_leaves_nothing_behind() {
+    let (called, store): (_, Arc<dyn Store>) = (Asked::default(), Product::new([]).store);
+    let daily = NamedBudget {
+        name: "daily".to_owned(),
+        providers: Vec::new(),
+        models: ModelGlob::new("*").expect("a glob"),
+        budget: Budget { period: Period::Day, limit: 1_000_000, warn_at: 800_000 },
+        purses: Purses::One,
+    };
+    let all = vec![priced(provider("a", &called, vec![text("so")]), 1.0, 1.0)];
+    let budgets = Budgets::new(vec![daily.clone()], Arc::clone(&store));
+    let providers = Providers::new(all, Vec::new(), &[daily], store, Caller(1)).expect("providers");
+    let spent = async || budgets.report(&Payer::default()).await.expect("a report")[0].spent;
+
+    assert!(providers.generate(request("m")).now_or_never().is_none(), "it waits for the meters");
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((spent().await, asked(&called).len()), (0, 0));
+    let answer = providers.generate(request("m")).await.expect("an answer");
+    assert!(spent().await > 0, "a call under way counts with what it may cost");
+    drop(answer);
 }
 
 #[tokio::test(start_paused = true)]
