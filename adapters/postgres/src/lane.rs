@@ -168,18 +168,21 @@ impl Operation for RequestsOf {
     }
 }
 
+pub(crate) const NOTE: &str = "
+UPDATE provider_batch SET file = $2, remote = $3
+WHERE id = $1 AND (file IS NULL OR file = $2) AND (remote IS NULL OR remote = $3)";
+
 struct NoteBatch {
     batch: ProviderBatch,
 }
 
 impl Operation for NoteBatch {
-    type Output = ();
+    type Output = bool;
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<(), Fault> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<bool, Fault> {
         let ProviderBatch { id, file, remote, .. } = &self.batch;
-        let query = sqlx::query("UPDATE provider_batch SET file = $2, remote = $3 WHERE id = $1");
-        query.bind(id).bind(file).bind(remote).execute(connection).await?;
-        Ok(())
+        let query = sqlx::query(NOTE).bind(id).bind(file).bind(remote);
+        Ok(query.execute(connection).await?.rows_affected() > 0)
     }
 }
 
@@ -309,7 +312,7 @@ impl LaneStore for PostgresStore {
         self.connections.run(RequestsOf { batch }).await
     }
 
-    async fn note_batch(&self, batch: &ProviderBatch) -> Result<(), StoreError> {
+    async fn note_batch(&self, batch: &ProviderBatch) -> Result<bool, StoreError> {
         self.connections.run(NoteBatch { batch: batch.clone() }).await
     }
 

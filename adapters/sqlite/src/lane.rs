@@ -173,13 +173,15 @@ struct NoteBatch {
 
 #[async_trait]
 impl Change for NoteBatch {
-    type Answer = ();
+    type Answer = bool;
 
-    async fn apply(&self, write: &mut Write<'_>) -> Result<(), StoreError> {
-        const SQL: &str = "UPDATE provider_batch SET file = ?2, remote = ?3 WHERE id = ?1";
+    async fn apply(&self, write: &mut Write<'_>) -> Result<bool, StoreError> {
+        const SQL: &str = "
+            UPDATE provider_batch SET file = ?2, remote = ?3
+            WHERE id = ?1 AND (file IS NULL OR file = ?2) AND (remote IS NULL OR remote = ?3)";
         let ProviderBatch { id, file, remote, .. } = &self.batch;
         let note = sqlx::query(SQL).bind(id).bind(file).bind(remote).execute(&mut *write.conn).await;
-        note.map(drop).map_err(store_error)
+        Ok(note.map_err(store_error)?.rows_affected() > 0)
     }
 }
 
@@ -289,7 +291,7 @@ impl LaneStore for SqliteStore {
         self.query(RequestsOf { batch }).await
     }
 
-    async fn note_batch(&self, batch: &ProviderBatch) -> Result<(), StoreError> {
+    async fn note_batch(&self, batch: &ProviderBatch) -> Result<bool, StoreError> {
         self.write(NoteBatch { batch: batch.clone() }).await
     }
 

@@ -114,11 +114,15 @@ impl LaneStore for MemoryStore {
         Ok(of_batch.map(|it| (it.parked.task, it.parked.body.clone())).collect())
     }
 
-    async fn note_batch(&self, batch: &ProviderBatch) -> Result<(), StoreError> {
-        if let Some(known) = self.enter().0.lane.batches.get_mut(&batch.id) {
-            known.shown = batch.clone();
+    async fn note_batch(&self, batch: &ProviderBatch) -> Result<bool, StoreError> {
+        let (mut state, _) = self.enter();
+        let Some(Batch { shown, .. }) = state.lane.batches.get_mut(&batch.id) else { return Ok(false) };
+        let agree = |known: &Option<String>, noted| known.is_none() || known == noted;
+        if !(agree(&shown.file, &batch.file) && agree(&shown.remote, &batch.remote)) {
+            return Ok(false);
         }
-        Ok(())
+        *shown = batch.clone();
+        Ok(true)
     }
 
     async fn deliver(&self, batch: i64, answers: &[(TaskId, String)]) -> Result<usize, StoreError> {

@@ -88,8 +88,9 @@ pub trait LaneStore: Send + Sync {
     /// The requests of a batch: task and body, in the order of tasks.
     async fn requests_of(&self, batch: i64) -> Result<Vec<(TaskId, String)>, StoreError>;
 
-    /// Puts down what the provider calls a batch and its file.
-    async fn note_batch(&self, batch: &ProviderBatch) -> Result<(), StoreError>;
+    /// Puts down what the provider calls a batch and its file; `false` where something else stands there already, or the batch
+    /// is over.
+    async fn note_batch(&self, batch: &ProviderBatch) -> Result<bool, StoreError>;
 
     /// Keeps answers to requests of a batch; tasks that are SCHEDULED come due. Answers how many were waited for.
     async fn deliver(&self, batch: i64, answers: &[(TaskId, String)]) -> Result<usize, StoreError>;

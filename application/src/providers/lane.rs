@@ -134,13 +134,14 @@ impl Shared {
         while self.lane.gather(&provider.name, gather).await? {}
         for batch in self.lane.batches_to_look_at(&provider.name, look, AT_ONCE).await? {
             let id = batch.id;
-            match self.come_on(provider, lane, batch).await? {
+            match self.come_on(provider, lane, batch).await {
                 Ok(()) => {}
-                Err(error) if error.class == ErrorClass::Permanent => {
+                Err(Stuck::Store(error)) => return Err(error),
+                Err(Stuck::Provider(error)) if error.class == ErrorClass::Permanent => {
                     tracing::warn!(provider = %provider.name, batch = id, %error.message, "a batch is refused; its tasks are asked live");
                     self.lane.close_batch(id, UNANSWERED).await?;
                 }
-                Err(error) => {
+                Err(Stuck::Provider(error)) => {
                     tracing::info!(provider = %provider.name, batch = id, %error.message, "a batch does not come on yet");
                 }
             }
@@ -155,49 +156,67 @@ impl Shared {
         provider: &Provider,
         lane: &BatchLane,
         mut batch: ProviderBatch,
-    ) -> Result<Result<(), GeneratorError>, StoreError> {
-        macro_rules! done {
-            ($call:expr) => {
-                match $call.await {
-                    Ok(answer) => answer,
-                    Err(error) => return Ok(Err(error)),
-                }
-            };
-        }
+    ) -> Result<(), Stuck> {
         let mark = batch.mark();
-        let (Some(file), remote) = (batch.file.clone(), batch.remote.clone()) else {
-            let requests = self.lane.requests_of(batch.id).await?;
-            if requests.is_empty() {
-                self.lane.close_batch(batch.id, UNANSWERED).await?;
-                return Ok(Ok(()));
+        let file = match batch.file.clone() {
+            Some(file) => file,
+            None => {
+                let requests = self.lane.requests_of(batch.id).await?;
+                if requests.is_empty() {
+                    return Ok(self.lane.close_batch(batch.id, UNANSWERED).await?);
+                }
+                tracing::info!(provider = %provider.name, batch = batch.id, requests = requests.len(), "a batch is sent");
+                let file = lane.api.upload(&format!("{mark}.jsonl"), &requests).await?;
+                batch.file = Some(file.clone());
+                // A file may take longer than the others wait: whoever sent theirs first goes on.
+                if !self.lane.note_batch(&batch).await? {
+                    return Ok(());
+                }
+                file
             }
-            tracing::info!(provider = %provider.name, batch = batch.id, requests = requests.len(), "a batch is sent");
-            batch.file = Some(done!(lane.api.upload(&format!("{mark}.jsonl"), &requests)));
-            self.lane.note_batch(&batch).await?;
-            return Box::pin(self.come_on(provider, lane, batch)).await;
         };
-        let Some(remote) = remote else {
-            batch.remote = Some(match done!(lane.api.find(&mark)) {
+        let Some(remote) = batch.remote.clone() else {
+            let remote = match lane.api.find(&mark).await? {
                 Some(begun) => begun,
-                None => done!(lane.api.begin(&file, &mark)),
-            });
-            self.lane.note_batch(&batch).await?;
-            return Ok(Ok(()));
+                None => lane.api.begin(&file, &mark).await?,
+            };
+            batch.remote = Some(remote.clone());
+            if !self.lane.note_batch(&batch).await? {
+                tracing::warn!(provider = %provider.name, batch = batch.id, remote, "nobody waits for a batch that was begun just now, since another was begun in the same moment or its tasks are over: cancel it at the provider");
+            }
+            return Ok(());
         };
-        let files = match done!(lane.api.look(&remote)) {
-            BatchState::UnderWay => return Ok(Ok(())),
+        let files = match lane.api.look(&remote).await? {
+            BatchState::UnderWay => return Ok(()),
             BatchState::Over(files) => files,
         };
         let mut delivered = 0;
         for file in files {
-            let answers = done!(lane.api.fetch(&file));
+            let answers = lane.api.fetch(&file).await?;
             for page in answers.chunks(PAGE) {
                 delivered += self.lane.deliver(batch.id, page).await?;
             }
         }
         tracing::info!(provider = %provider.name, batch = batch.id, answers = delivered, "a batch is over");
-        self.lane.close_batch(batch.id, UNANSWERED).await?;
-        Ok(Ok(()))
+        Ok(self.lane.close_batch(batch.id, UNANSWERED).await?)
+    }
+}
+
+/// Why a batch does not come on.
+enum Stuck {
+    Provider(GeneratorError),
+    Store(StoreError),
+}
+
+impl From<GeneratorError> for Stuck {
+    fn from(error: GeneratorError) -> Self {
+        Self::Provider(error)
+    }
+}
+
+impl From<StoreError> for Stuck {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }
 

@@ -58,7 +58,10 @@ pub async fn requests_are_gathered_in_their_order(harness: &dyn Harness) {
     assert_eq!(batches(store).await, [], "somebody looks at it");
     harness.advance(SECOND).await;
     let sent = ProviderBatch { file: Some("f".to_owned()), remote: Some("b".to_owned()), ..batch };
-    store.note_batch(&sent).await.expect("noted");
+    assert_eq!(store.note_batch(&sent).await, Ok(true));
+    let by_another = ProviderBatch { file: Some("g".to_owned()), remote: None, ..sent.clone() };
+    assert_eq!(store.note_batch(&by_another).await, Ok(false), "who comes second changes nothing");
+    assert_eq!(store.note_batch(&ProviderBatch { id: sent.id + 1, ..sent.clone() }).await, Ok(false));
     assert_eq!(batches(store).await, [sent]);
 }
 
@@ -75,7 +78,7 @@ pub async fn a_batch_is_bounded_in_bytes(harness: &dyn Harness) {
             sizes.push(store.requests_of(batch.id).await.expect("requests").len());
         }
     }
-    assert_eq!(sizes, [1, 1, 1], "the first is too long, the others are together");
+    assert_eq!(sizes, [1, 1, 1], "the first is longer by itself, the others would be together");
 }
 
 /// An answer is kept with the request, and its task comes due; so does one that has none when the batch is over.

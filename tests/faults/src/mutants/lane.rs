@@ -39,7 +39,7 @@ impl LaneStore for BrokenStore {
         self.inner().requests_of(batch).await
     }
 
-    async fn note_batch(&self, batch: &ProviderBatch) -> Result<(), StoreError> {
+    async fn note_batch(&self, batch: &ProviderBatch) -> Result<bool, StoreError> {
         self.inner().note_batch(batch).await
     }
 
