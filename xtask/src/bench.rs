@@ -21,7 +21,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     if options.arguments == ["pieces"] {
         return pieces(workspace);
     }
-    let mut build = Command::new("cargo");
+    let mut build = process::cargo();
     build.args(["build", "--quiet", "--release", "-p", "task-runner", "-p", "bench-tests", "--bins"]);
     process::run(build.current_dir(&workspace.root))?;
     let mut bench = Command::new(workspace.target.join("release").join("bench"));
@@ -32,7 +32,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 
 /// What is measured inside one process.
 fn pieces(workspace: &Workspace) -> Result<ExitCode> {
-    let mut bench = Command::new("cargo");
+    let mut bench = process::cargo();
     bench.args(["bench", "--quiet", "--features", "task-runner-application/memory-store"]);
     bench.args(["-p", "task-runner-domain", "--bench", "decisions"]);
     bench.args(["-p", "task-runner-application", "--bench", "submissions"]);

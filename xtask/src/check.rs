@@ -1,6 +1,6 @@
 //! `cargo xtask check`: what to run before every commit.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
@@ -16,7 +16,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
     let mut report = Report::default();
     rules(workspace, &mut report);
     report.part("tests of domain and application", || {
-        let mut command = Command::new("cargo");
+        let mut command = process::cargo();
         command.args(["test", "--quiet", "-p", "task-runner-domain", "-p", "task-runner-application"]);
         let mut count = Count::default();
         let command = command.arg("--all-features").current_dir(&workspace.root);
@@ -39,7 +39,7 @@ pub(crate) fn rules(workspace: &Workspace, report: &mut Report) {
     {
         if has_component(arguments[0]) {
             report.part(name, || {
-                process::run(Command::new("cargo").args(arguments).current_dir(&workspace.root))?;
+                process::run(process::cargo().args(arguments).current_dir(&workspace.root))?;
                 Ok(Count::ONE)
             });
         } else {
@@ -52,7 +52,7 @@ pub(crate) fn rules(workspace: &Workspace, report: &mut Report) {
 }
 
 fn has_component(command: &str) -> bool {
-    let version = Command::new("cargo").args([command, "--version"]).output();
+    let version = process::cargo().args([command, "--version"]).output();
     version.is_ok_and(|output| output.status.success())
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Options {
 /// Prints one line per test; fails when a promise was broken.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let (profile, folder) = if options.full { ("release", "release") } else { ("dev", "debug") };
-    let mut build = Command::new("cargo");
+    let mut build = process::cargo();
     build.args(["build", "--quiet", "-p", "faults-tests", "--bins", "--profile", profile]);
     process::run(build.current_dir(&workspace.root))?;
     let mut rig = Command::new(workspace.target.join(folder).join("faults"));

@@ -30,7 +30,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
 }
 
 fn compiles_for_windows_and_macos(workspace: &Workspace) -> Result<Count> {
-    let mut command = Command::new("cargo");
+    let mut command = process::cargo();
     command.args(["check", "--quiet", "-p", "task-runner", "--bins"]).current_dir(&workspace.root);
     command.env("RUSTFLAGS", "-D warnings");
     for target in others() {

@@ -8,6 +8,21 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+/// Cargo, which is not told that another cargo started us: to the build scripts that ask for its `CARGO_MANIFEST_DIR`,
+/// `CARGO_PKG_NAME` and so on, everything would have changed since it was called directly, and be built again.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        let of_the_package = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_"));
+        if of_the_package {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// The command as a person would type it.
 pub(crate) fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, against servers of this run's own.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -96,7 +96,7 @@ fn rust_tests(
 ) -> Result<Count> {
     let postgres = Postgres::start(tools.path(Tool::Postgres)?)?;
     let redis = Redis::start(tools.path(Tool::Redis)?)?;
-    let mut command = Command::new("cargo");
+    let mut command = process::cargo();
     command.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
     command.args(options.filter.iter());
     if options.all {

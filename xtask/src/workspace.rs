@@ -1,6 +1,6 @@
 //! Where things are: what `cargo metadata` says about this checkout.
 
-use std::{path::PathBuf, process::Command};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -20,7 +20,7 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Asks cargo, from the directory of this package when cargo started us, else from the current one.
     pub(crate) fn find() -> Result<Self> {
-        let mut command = Command::new("cargo");
+        let mut command = process::cargo();
         command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
         if let Some(directory) = std::env::var_os("CARGO_MANIFEST_DIR") {
             command.current_dir(directory);
@@ -61,7 +61,7 @@ impl Workspace {
     /// Builds the binaries that tests start, in the debug profile: with the features of the tests, or all would be compiled
     /// twice.
     pub(crate) fn build_binaries(&self) -> Result<()> {
-        let mut command = Command::new("cargo");
+        let mut command = process::cargo();
         command.args(["build", "--workspace", "--all-features", "--bins"]).current_dir(&self.root);
         process::run(&command)
     }
