@@ -58,12 +58,12 @@ impl Workspace {
         self.target.join("tools")
     }
 
-    /// Builds the binaries that tests start, in the debug profile: with the features of the tests, or all would be compiled
-    /// twice.
+    /// Builds what tests start, in the debug profile, and with the features of the tests, or all would be compiled twice. The
+    /// examples as well: `cargo test` builds them only where it is given no name.
     pub(crate) fn build_binaries(&self) -> Result<()> {
         let mut command = process::cargo();
-        command.args(["build", "--workspace", "--all-features", "--bins"]).current_dir(&self.root);
-        process::run(&command)
+        command.args(["build", "--workspace", "--all-features", "--bins", "--examples"]);
+        process::run(command.current_dir(&self.root))
     }
 
     /// A binary that was built.
