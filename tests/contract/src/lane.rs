@@ -78,7 +78,7 @@ pub async fn a_batch_is_bounded_in_bytes(harness: &dyn Harness) {
             sizes.push(store.requests_of(batch.id).await.expect("requests").len());
         }
     }
-    assert_eq!(sizes, [1, 1, 1], "the first is longer by itself, the others would be together");
+    assert_eq!(sizes, [1, 1, 1], "the first is too long by itself, the others are together");
 }
 
 /// An answer is kept with the request, and its task comes due; so does one that has none when the batch is over.
